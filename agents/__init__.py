@@ -1,0 +1,30 @@
+"""Learners for language models that play `cory_env` together.
+
+Names are imported when they are used: `import agents` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agents.config import TrainConfig
+    from agents.run import evaluate, load_policy
+    from agents.trainer import Run, train
+
+_HOMES = {
+    "TrainConfig": "agents.config",
+    "Run": "agents.trainer",
+    "train": "agents.trainer",
+    "evaluate": "agents.run",
+    "load_policy": "agents.run",
+}
+
+__all__ = ["Run", "TrainConfig", "evaluate", "load_policy", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'agents' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,165 @@
+"""The command line: `python -m agents train | evaluate | report`.
+
+The only place that parses flags and turns an error of the user into one line and exit code 2. Heavy imports wait until
+the flags are understood.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from agents.config import TrainConfig
+from agents.presets import PRESETS, preset_values
+
+USAGE = """usage: python -m agents COMMAND …
+
+  train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields
+  evaluate RUN [--split test] [--queries N] [--greedy]   score a run's policies, alone and as a team
+  report RUN                                             write report.html of a run
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainFlags:
+    """What `train` takes besides the fields of the configuration."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    """Registered task: `imdb` or `toy`."""
+    preset: str = ""
+    """Starting point for the fields; empty for the one that bears the task's name."""
+    resume: bool = False
+    """Go on from the last checkpoint of the run."""
+    out: str = ""
+    """Run folder; empty for runs/TASK."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EvaluateFlags:
+    """Score the policies of a run: each alone on held-out queries, as a team, and the reference."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    split: str = "test"
+    """`train` or `test`."""
+    queries: int = 512
+    """How many queries, from the first; >= 1."""
+    greedy: bool = False
+    """Take the most probable tokens instead of sampling."""
+    seed: int = 0
+    """Of the sampling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReportFlags:
+    """Write report.html from the files of a run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 2 wrong usage, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "report": _report,
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    # The libraries' own progress bars and advice would tear the live table.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        if argv[0] not in commands:
+            raise ValueError(f"Expected a command ({', '.join(commands)}), got {argv[0]!r}.")
+        return commands[argv[0]](argv[1:])
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        _parse(TrainConfig, argv, prog="train TASK [--preset P] [--resume]")
+    flags, rest = _parse(_TrainFlags, argv, prog="train", unknown=True)
+    start = _starting_point(flags)
+    config, _ = _parse(TrainConfig, rest, prog="train", default=start)
+    from agents.trainer import train
+
+    return 130 if train(config, resume=flags.resume).interrupted else 0
+
+
+def _starting_point(flags: _TrainFlags) -> TrainConfig:
+    """Return the configuration that the other flags change."""
+    chosen = {"task": flags.task, "out": flags.out}
+    if flags.resume:
+        from agents.run import read_config
+
+        stored = read_config(TrainConfig(task=flags.task, out=flags.out).run_folder)
+        return dataclasses.replace(stored, **chosen)
+    name = flags.preset or (flags.task if flags.task in PRESETS else "")
+    values = preset_values(name) if name else {}
+    return TrainConfig(**{**values, **chosen})
+
+
+def _evaluate(argv: list[str]) -> int:
+    flags, _ = _parse(_EvaluateFlags, argv, prog="evaluate")
+    from rich.console import Console
+
+    from agents.evaluation import print_evaluation
+    from agents.run import evaluate
+
+    evaluation = evaluate(
+        flags.run, split=flags.split, num_queries=flags.queries, greedy=flags.greedy, seed=flags.seed
+    )
+    print_evaluation(evaluation, Console())
+    return 0
+
+
+def _report(argv: list[str]) -> int:
+    flags, _ = _parse(_ReportFlags, argv, prog="report")
+    from agents.report import write_report
+
+    print(write_report(flags.run))
+    return 0
+
+
+def _parse(
+    kind: type[Any], argv: list[str], *, prog: str, default: Any = None, unknown: bool = False
+) -> tuple[Any, list[str]]:
+    """Parse flags into a dataclass; raise ValueError with one line where tyro would draw a box."""
+    options: dict[str, Any] = {"prog": f"python -m agents {prog}", "return_unknown_args": True}
+    if default is not None:
+        options["default"] = default
+    drawn = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(drawn):
+            parsed, rest = tyro.cli(kind, args=argv, **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        lines = [line.strip(" │") for line in drawn.getvalue().splitlines()[1:]]
+        until = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
+        raise ValueError(" ".join(lines[:until])) from None
+    if rest and not unknown:
+        raise ValueError(f"Expected flags that `{prog} --help` lists, got {' '.join(rest)}.")
+    return parsed, rest

@@ -1,0 +1,187 @@
+"""The configuration of a training run: plain data, checked before any model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run.
+
+    Raises:
+        ValueError: if a value is out of range, or two do not go together.
+    """
+
+    task: str = "imdb"
+    """Registered task: `imdb`, `toy`, or one of your own."""
+    algorithm: str = "mappo"
+    """`mappo` (central critic), `ippo` (one critic per policy, the paper's form), or `ppo` (the single-agent
+    baseline: `ippo` on a game without observers)."""
+    out: str = ""
+    """Run folder; empty for runs/TASK."""
+    seed: int = 0
+    """Seeds queries, adapters, critics and sampling; >= 0."""
+    iterations: int = 40
+    """Batches of episodes to learn from; >= 1."""
+
+    model: str = "embedded"
+    """`embedded`, `tiny` (untrained, for the task's own vocabulary), a folder, or a name on the hub."""
+    adapter: Literal["lora", "full"] = "lora"
+    """Train LoRA adapters on one shared base, or one full copy of the model per policy."""
+    lora_rank: int = 16
+    """Rank of the adapters; >= 1."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, …"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network; `auto` takes bfloat16 where the hardware multiplies it."""
+
+    reward: str = ""
+    """Registered reward, or a Hugging Face sequence classifier; empty for the task's own."""
+    observers: int = 1
+    """Agents after the pioneer: 1 is CORY, 0 the single-agent baseline; >= 0."""
+    reward_sharing: str = "collective"
+    """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
+    knowledge_transfer: bool = True
+    """Whether observers read the earlier responses."""
+    swap_every: int = 5
+    """Iterations between two role exchanges (T_REx); 0 for none."""
+    credit: Literal["causal", "shared"] = "causal"
+    """`causal` leaves out of an agent's return what was decided before its turn, a constant that is only noise to
+    it; `shared` keeps the whole shared reward."""
+    handover: Literal["sampled", "value"] = "sampled"
+    """What stands for the later agents' rewards in an agent's return: the sampled ones, or the critic's value of
+    the next agent's first state."""
+
+    batch_size: int = 128
+    """Episodes per iteration."""
+    minibatch_size: int = 64
+    """Episodes per optimiser step; divides batch_size."""
+    epochs: int = 2
+    """Passes over each batch; >= 1."""
+    learning_rate: float = 1e-3
+    """Adam step size of the policies; > 0."""
+    critic_learning_rate: float = 1e-3
+    """Adam step size of the critics; > 0."""
+    max_grad_norm: float = 1.0
+    """Gradients of a policy are scaled down to this norm; > 0."""
+
+    kl: Literal["exact", "k1", "detached"] = "exact"
+    """`exact`: full-vocabulary KL with its direct gradient. `k1`: the sampled log-ratio in the reward.
+    `detached`: the exact KL as a reward only, as the paper has it; it does not restrain the token itself."""
+    kl_coef: float = 0.3
+    """η, price of one nat; >= 0."""
+    kl_target: float = 0.0
+    """Nats per response that η is steered towards; 0 keeps η fixed."""
+
+    clip: float = 0.2
+    """PPO clip range ε; > 0."""
+    value_clip: float = 0.0
+    """Clip range of values; 0 for none (it depends on the scale of the reward; the paper has 0.2)."""
+    value_coef: float = 1.0
+    """Weight of the value loss; the critic shares no weights with the policies."""
+    gamma: float = 1.0
+    """Discount in [0, 1]."""
+    gae_lambda: float = 0.95
+    """λ of GAE in [0, 1]."""
+    whiten_advantages: bool = True
+    """Shift and scale advantages to mean 0 and variance 1, per role; the direct KL term is scaled alike."""
+
+    max_new_tokens: int = 0
+    """Longest response; 0 for the task's own."""
+    temperature: float = 1.0
+    """Divides the logits, in sampling and scoring; > 0."""
+    top_p: float = 1.0
+    """Nucleus to sample from and score under, in (0, 1]."""
+
+    save_every: int = 10
+    """Iterations between two checkpoints; >= 1."""
+    keep: int = 2
+    """Checkpoints to keep; >= 1."""
+    sample_every: int = 10
+    """Iterations between two sets of sample texts; >= 1."""
+    evaluation_queries: int = 256
+    """Held-out queries of the evaluation at the end; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and cross-field rules."""
+        at_least = {"seed": 0, "observers": 0, "swap_every": 0, "kl_coef": 0, "kl_target": 0, "value_clip": 0,
+                    "value_coef": 0, "max_new_tokens": 0, "evaluation_queries": 0, "iterations": 1,
+                    "lora_rank": 1, "batch_size": 1, "minibatch_size": 1, "epochs": 1, "save_every": 1,
+                    "keep": 1, "sample_every": 1}  # fmt: skip
+        for name, bound in at_least.items():
+            _expect(getattr(self, name) >= bound, name, f"at least {bound}", getattr(self, name))
+        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm", "clip", "temperature", "top_p"):
+            _expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        for name in ("gamma", "gae_lambda", "top_p"):
+            _expect(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
+        for field in fields(self):
+            if (choices := getattr(_hints()[field.name], "__args__", None)) is not None:
+                value = getattr(self, field.name)
+                _expect(value in choices, field.name, f"one of {', '.join(choices)}", value)
+        if self.batch_size % self.minibatch_size:
+            raise ValueError(
+                f"Expected minibatch_size to divide batch_size, got {self.minibatch_size} and "
+                f"{self.batch_size}: try --minibatch-size {_divisor(self.batch_size, self.minibatch_size)}."
+            )
+        if self.algorithm == "ppo" and self.observers:
+            raise ValueError(
+                f"Expected no observers with algorithm ppo, the single-agent baseline, got {self.observers}: "
+                "pass --observers 0, or --algorithm ippo for the same learner with observers."
+            )
+        if self.handover == "value" and self.reward_sharing not in ("collective", "mean"):
+            raise ValueError(
+                "Expected reward_sharing collective or mean with handover value (the next agent's value must "
+                f"be worth as much to the one before), got {self.reward_sharing}: pass --handover sampled."
+            )
+
+    @property
+    def policy_names(self) -> list[str]:
+        """`llm_0`, `llm_1`, …: one policy per agent."""
+        return [f"llm_{i}" for i in range(self.observers + 1)]
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is written."""
+        return Path(self.out or f"runs/{self.task}")
+
+    @property
+    def sharing(self) -> Any:
+        """`reward_sharing` as the environment takes it: a number if it is one."""
+        try:
+            return float(self.reward_sharing)
+        except ValueError:
+            return self.reward_sharing
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a flat dictionary of plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TrainConfig:
+        """Build a configuration from `to_json`.
+
+        Raises:
+            ValueError: if a name is unknown.
+        """
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"Expected fields of TrainConfig, got {', '.join(sorted(unknown))}.")
+        return cls(**values)
+
+
+def _expect(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"Expected {name} to be {rule}, got {value!r}.")
+
+
+def _divisor(number: int, near: int) -> int:
+    return max(d for d in range(1, min(near, number) + 1) if number % d == 0)
+
+
+def _hints() -> dict[str, Any]:
+    from typing import get_type_hints
+
+    return get_type_hints(TrainConfig)

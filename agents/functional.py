@@ -1,0 +1,177 @@
+"""The learner's mathematics: pure functions of tensors, no state, no models.
+
+Every function over (B, T) tensors takes the response mask (True = counts) and never lets a masked entry through.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the entries that count; 0 if none does."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and scale the entries that count to mean 0 and variance 1.
+
+    Args:
+        values: (B, T).
+        mask: (B, T) bool.
+
+    Returns:
+        The whitened values, 0 where masked, and the scalar standard deviation they were divided by.
+    """
+    mean = masked_mean(values, mask)
+    std = (masked_mean((values - mean) ** 2, mask) + 1e-8).sqrt()
+    return (values - mean) / std * mask, std
+
+
+def nucleus_mask(logits: Tensor, top_p: float) -> Tensor:
+    """Mark the smallest set of tokens whose probability reaches `top_p` (Holtzman et al. 2020, arXiv 1904.09751).
+
+    Args:
+        logits: (..., V).
+        top_p: in (0, 1].
+
+    Returns:
+        (..., V) bool, True for kept tokens; the most probable token is always kept.
+    """
+    probs, order = logits.softmax(-1).sort(-1, descending=True)
+    kept = probs.cumsum(-1) - probs < top_p
+    return torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+def sampling_log_probs(
+    logits: Tensor, *, temperature: float = 1.0, top_p: float = 1.0, kept_ids: Tensor | None = None
+) -> Tensor:
+    """Log-probabilities of the distribution that tokens are drawn from.
+
+    Sampling and scoring both go through this function, so their ratio is 1 until the policy has moved.
+
+    Args:
+        logits: (..., V).
+        temperature: > 0; divides the logits before the softmax.
+        top_p: in (0, 1]; tokens outside the nucleus get -inf.
+        kept_ids: (...) tokens that were drawn: they stay in even if the policy's nucleus has moved
+            away from them, so that a ratio is never 0/0.
+
+    Returns:
+        (..., V) float32.
+    """
+    logits = logits.float() / temperature
+    if top_p < 1.0:
+        kept = nucleus_mask(logits.detach(), top_p)
+        if kept_ids is not None:
+            kept = kept.scatter(-1, kept_ids.unsqueeze(-1), True)
+        logits = logits.masked_fill(~kept, -torch.inf)
+    return logits.log_softmax(-1)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Entropy in nats of distributions (..., V); tokens of probability 0 contribute 0."""
+    return -_expectation(log_probs, log_probs)
+
+
+def exact_kl(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """KL(π ‖ π_ref) over the whole vocabulary: Σ_v π(v) (log π(v) − log π_ref(v)).
+
+    Source: CORY eq. 2. Differentiable in `log_probs`: this is the direct gradient.
+
+    Args:
+        log_probs: (..., V) of the policy.
+        ref_log_probs: (..., V) of the reference.
+
+    Returns:
+        (...) nats, >= 0.
+    """
+    return _expectation(log_probs, log_probs - ref_log_probs)
+
+
+def _expectation(log_probs: Tensor, values: Tensor) -> Tensor:
+    # exp(-inf) * -inf is nan, and so is its gradient: take impossible tokens out of both factors.
+    possible = log_probs > -torch.inf
+    values = values.masked_fill(~possible, 0.0)
+    return (log_probs.exp() * values).sum(-1)
+
+
+def token_rewards(final_rewards: Tensor, penalties: Tensor, mask: Tensor) -> Tensor:
+    """Spread an episode's reward and penalties over its tokens: −penalty at each, the reward at the last.
+
+    Args:
+        final_rewards: (B,).
+        penalties: (B, T).
+        mask: (B, T) bool, True for a prefix of each row.
+
+    Returns:
+        (B, T), 0 where masked.
+    """
+    last = mask & (mask.long().cumsum(1) == mask.sum(1, keepdim=True))
+    return (last * final_rewards[:, None]) - penalties * mask
+
+
+def next_step(values: Tensor, mask: Tensor) -> Tensor:
+    """Shift (B, T) values to the left: what stands at t is the value at t + 1, 0 after the end."""
+    kept = values * mask
+    return torch.cat([kept[:, 1:], torch.zeros_like(kept[:, :1])], dim=1) * mask
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates: A_t = Σ_k (γλ)^k δ_{t+k}, δ_t = r_t + γ V_{t+1} − V_t.
+
+    Source: Schulman et al. 2016, arXiv 1506.02438, eq. 16. The value after the last token is 0: a response that ends has
+    no future, also when it ends at its length limit, since the game ends it there.
+
+    Args:
+        rewards: (B, T) at times [0, T).
+        values: (B, T) at times [0, T).
+        mask: (B, T) bool, True for a prefix of each row.
+        gamma: discount in [0, 1].
+        lam: λ in [0, 1].
+
+    Returns:
+        Advantages and returns (advantage + value), both (B, T) and 0 where masked.
+    """
+    deltas = (rewards + gamma * next_step(values, mask) - values) * mask
+    advantages = torch.zeros_like(deltas)
+    running = torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        running = deltas[:, t] + gamma * lam * running
+        advantages[:, t] = running
+    advantages = advantages * mask
+    return advantages, (advantages + values) * mask
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """PPO's objective per token, to be maximised: min(ρ A, clip(ρ, 1 − ε, 1 + ε) A).
+
+    Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7.
+    """
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None
+) -> Tensor:
+    """Half the squared error per token, with values held within `clip` of the old ones if it is given.
+
+    Source: the larger of both errors, as in OpenAI baselines' ppo2.
+    """
+    loss = (values - returns) ** 2
+    if clip is not None:
+        clipped = old_values + (values - old_values).clamp(-clip, clip)
+        loss = torch.maximum(loss, (clipped - returns) ** 2)
+    return 0.5 * loss
+
+
+def explained_variance(predictions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """1 − Var(target − prediction) / Var(target) over the entries that count; 0 for a constant target."""
+    targets, residuals = targets[mask], (targets - predictions)[mask]
+    variance = targets.var(unbiased=False)
+    return torch.where(
+        variance > 0, 1 - residuals.var(unbiased=False) / variance.clamp(min=1e-12), 0.0
+    )

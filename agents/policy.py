@@ -1,0 +1,208 @@
+"""A policy: a language model that samples responses and scores them under the very same distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+
+from agents.backbone import Backbone
+from agents.functional import entropy, exact_kl, sampling_log_probs
+from agents.types import Generation, TokenBatch
+
+CHUNK_TOKENS = 1024
+"""Response tokens whose (tokens, V) distributions are in memory at a time."""
+
+
+class Generated(NamedTuple):
+    """Responses as text, and as the tokens they were sampled as."""
+
+    texts: list[str]
+    tokens: Generation
+
+
+class Scores(NamedTuple):
+    """What a policy says of given responses; all (B, T) float32, 0 where masked."""
+
+    log_probs: Tensor
+    entropies: Tensor
+    kls: Tensor
+    """Exact KL to the reference at every visited state, with its gradient."""
+    ref_log_probs: Tensor
+    """Of the same tokens under the reference, without gradient."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LLMPolicy:
+    """One trainable language model, by the name of its adapter; None is the reference model."""
+
+    name: str | None
+    backbone: Backbone
+    temperature: float = 1.0
+    """> 0."""
+    top_p: float = 1.0
+    """In (0, 1]."""
+
+    def encode(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
+        """Tokenize prompts to ids and mask, both (B, L), padded on the left.
+
+        Raises:
+            ValueError: if a prompt has no token, or does not leave room for the response.
+        """
+        backbone = self.backbone
+        batch = backbone.tokenizer(
+            list(prompts), padding=True, return_tensors="pt", split_special_tokens=True
+        )
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()  # type: ignore[union-attr]
+        lengths = mask.sum(1)
+        if len(prompts) == 0 or int(lengths.min()) == 0:
+            raise ValueError(f"Expected prompts of at least one token, got {list(prompts)[:3]!r}.")
+        longest = int(lengths.argmax())
+        if int(lengths[longest]) + max_new_tokens > backbone.context:
+            raise ValueError(
+                f"Expected a prompt of at most {backbone.context - max_new_tokens} tokens (context "
+                f"{backbone.context} less {max_new_tokens} new ones), got {int(lengths[longest])} in "
+                f"{prompts[longest][:60]!r}…: shorten the query or lower max_new_tokens."
+            )
+        return ids.long().to(backbone.device), mask.to(backbone.device)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> Generated:
+        """Sample one response to each prompt.
+
+        Args:
+            prompts: B texts.
+            max_new_tokens: T, the longest response, its end token included.
+            generator: source of randomness, on the CPU; a freshly seeded one if None.
+            greedy: take the most probable token instead of sampling.
+
+        Returns:
+            B texts without end tokens, and their tokens with the log-probs they were sampled with.
+        """
+        generator = generator or torch.Generator().manual_seed(torch.seed() % 2**63)
+        backbone, tokenizer = self.backbone, self.backbone.tokenizer
+        prompt_ids, prompt_mask = self.encode(prompts, max_new_tokens)
+        cache = DynamicCache()
+        ids, mask = prompt_ids, prompt_mask
+        positions = token_positions(mask)
+        alive = torch.ones(len(ids), dtype=torch.bool, device=backbone.device)
+        columns: list[tuple[Tensor, Tensor, Tensor]] = []
+        for _ in range(max_new_tokens):
+            hidden = backbone.hidden(self.name, ids, mask, positions, cache)[:, -1]
+            log_probs = self._log_softmax(backbone.logits(self.name, hidden))
+            tokens = log_probs.argmax(-1) if greedy else draw(log_probs, generator)
+            chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
+            columns.append((tokens, chosen, alive))
+            alive = alive & (tokens != tokenizer.eos_token_id)
+            if not bool(alive.any()):
+                break
+            ids = tokens[:, None]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            positions = positions[:, -1:] + 1
+        tokens, chosen, kept = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
+        generation = Generation(
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            response_ids=tokens.masked_fill(~kept, tokenizer.pad_token_id),  # type: ignore[arg-type]
+            response_mask=kept,
+            sampled_log_probs=chosen * kept,
+        )
+        return Generated(decode(backbone, generation), generation)
+
+    def score(self, tokens: TokenBatch, ref_hidden: Tensor) -> Scores:
+        """Score responses under the sampling distribution, differentiably.
+
+        Memory for distributions is `CHUNK_TOKENS` × V whatever the batch: chunks are recomputed in the backward pass.
+
+        Args:
+            tokens: B responses.
+            ref_hidden: (B, T, D) from `response_hidden` of the reference.
+        """
+        hidden = response_hidden(self.backbone, self.name, tokens)
+        flat = [t.flatten(0, 1) for t in (hidden, ref_hidden, tokens.response_ids)]
+        chunks = []
+        for start in range(0, len(flat[0]), CHUNK_TOKENS):
+            parts = [t[start : start + CHUNK_TOKENS] for t in flat]
+            if torch.is_grad_enabled() and len(flat[0]) > CHUNK_TOKENS:
+                chunks.append(checkpoint(self._score_chunk, *parts, use_reentrant=False))
+            else:
+                chunks.append(self._score_chunk(*parts))
+        shape, mask = tokens.response_ids.shape, tokens.response_mask
+        return Scores(*(torch.cat(c).view(shape) * mask for c in zip(*chunks, strict=True)))
+
+    def _score_chunk(
+        self, hidden: Tensor, ref_hidden: Tensor, ids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        log_probs = self._log_softmax(self.backbone.logits(self.name, hidden), ids)
+        with torch.no_grad():
+            # The reference is compared at the same temperature, over its whole vocabulary.
+            ref_logits = self.backbone.logits(None, ref_hidden)
+            ref_log_probs = sampling_log_probs(ref_logits, temperature=self.temperature)
+        chosen, ref_chosen = (p.gather(-1, ids[:, None])[:, 0] for p in (log_probs, ref_log_probs))
+        return chosen, entropy(log_probs), exact_kl(log_probs, ref_log_probs), ref_chosen
+
+    def _log_softmax(self, logits: Tensor, kept_ids: Tensor | None = None) -> Tensor:
+        return sampling_log_probs(
+            logits, temperature=self.temperature, top_p=self.top_p, kept_ids=kept_ids
+        )
+
+    @torch.no_grad()
+    def act(
+        self, observation: Mapping[str, np.ndarray], generator: torch.Generator
+    ) -> tuple[int, float]:
+        """Play one token of the AEC environment.
+
+        Args:
+            observation: of an environment with this policy's tokenizer, at the token level.
+            generator: source of randomness, on the CPU.
+
+        Returns:
+            The token and its log-prob under the distribution it was drawn from: that of `generate`.
+        """
+        kept = observation["attention_mask"].astype(bool)
+        ids = torch.from_numpy(observation["observation"][kept].astype(np.int64))[None]
+        ids = ids.to(self.backbone.device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        hidden = self.backbone.hidden(self.name, ids, mask, token_positions(mask))[:, -1]
+        log_probs = self._log_softmax(self.backbone.logits(self.name, hidden))
+        token = draw(log_probs, generator)[0]
+        return int(token), float(log_probs[0, token])
+
+
+def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one token from each of the distributions (B, V); the generator lives on the CPU."""
+    probs = log_probs.exp().cpu()
+    return torch.multinomial(probs, 1, generator=generator)[:, 0].to(log_probs.device)
+
+
+def token_positions(mask: Tensor) -> Tensor:
+    """Positions (B, L) of tokens in their own text, for a mask (B, L) with padding on the left."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def response_hidden(backbone: Backbone, name: str | None, tokens: TokenBatch) -> Tensor:
+    """Return the hidden states (B, T, D) from which the response tokens are predicted."""
+    ids = torch.cat([tokens.prompt_ids, tokens.response_ids[:, :-1]], dim=1)
+    mask = torch.cat([tokens.prompt_mask, tokens.response_mask[:, :-1]], dim=1)
+    hidden = backbone.hidden(name, ids, mask, token_positions(mask))
+    return hidden[:, tokens.prompt_ids.shape[1] - 1 :]
+
+
+def decode(backbone: Backbone, tokens: TokenBatch) -> list[str]:
+    """Return what a reader sees of the responses: no end token, no padding."""
+    rows = zip(tokens.response_ids.tolist(), tokens.response_mask.tolist(), strict=True)
+    kept = [[i for i, keep in zip(ids, mask, strict=True) if keep] for ids, mask in rows]
+    return backbone.tokenizer.batch_decode(kept, skip_special_tokens=True)

@@ -1,0 +1,112 @@
+"""Use a finished run: evaluate its policies, or load one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from agents.backbone import DType, FullBackbone, load_base, pick_device, pick_dtype
+from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.config import TrainConfig
+from agents.evaluation import Evaluation, evaluate_policies
+from agents.policy import LLMPolicy
+from agents.records import write_atomically
+from agents.trainer import Trainer
+from cory_env import make_task
+
+
+def evaluate(
+    run: str | Path, *, split: str = "test", num_queries: int = 512, greedy: bool = False, seed: int = 0
+) -> Evaluation:
+    """Score the policies of a run's last checkpoint: each alone, as a team, and the reference.
+
+    Args:
+        run: the run folder.
+        split: `train` or `test` queries.
+        num_queries: how many, from the first.
+        greedy: take the most probable tokens instead of sampling.
+        seed: of the sampling.
+
+    Returns:
+        What is also written to `evaluation.json` in the run folder.
+
+    Raises:
+        ValueError: if the folder is not a run with a checkpoint.
+    """
+    folder = Path(run)
+    config = read_config(folder)
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        raise ValueError(f"Expected a run with a checkpoint, got {folder}, which has none yet.")
+    if num_queries < 1:
+        raise ValueError(f"Expected at least 1 query, got {num_queries}.")
+    task = make_task(config.task, split=split)
+    state = load_checkpoint(checkpoints[-1])
+    trainer = Trainer(config)
+    trainer.load_state(*state)
+    evaluation = evaluate_policies(
+        config,
+        trainer.backbone,
+        trainer.policies,
+        task,
+        trainer.reward,
+        split=split,
+        num_queries=num_queries,
+        greedy=greedy,
+        seed=seed,
+    )
+    write_atomically(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+    return evaluation
+
+
+def read_config(run: Path) -> TrainConfig:
+    """Read the configuration of a run.
+
+    Raises:
+        ValueError: if there is no run in the folder.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"Expected a run folder with a config.json, got {run}.")
+    try:
+        return TrainConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"Expected a configuration in {path}, got something else: {error}") from error
+
+
+def load_policy(
+    folder: str | Path, *, base: str | None = None, device: str = "auto", dtype: DType = "auto"
+) -> LLMPolicy:
+    """Load a trained policy from `final/llm_<i>` of a run.
+
+    Args:
+        folder: a peft adapter folder or a whole transformers model.
+        base: base model of an adapter; None for the one it was trained on.
+        device: where to put it.
+        dtype: of the arithmetic.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    folder = Path(folder)
+    place = pick_device(device)
+    number = pick_dtype(dtype, place)
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        trained_on: dict[str, Any] = json.loads(adapter.read_text(encoding="utf-8"))
+        model, tokenizer = load_base(base or trained_on["base_model_name_or_path"], number)
+        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
+        model = merged
+    elif (folder / "config.json").is_file():
+        model, tokenizer = load_base(str(folder), torch.float32)
+    else:
+        raise ValueError(
+            f"Expected a folder with a policy, such as runs/imdb/final/llm_0, got {folder}."
+        )
+    name = folder.name
+    backbone = FullBackbone(model, tokenizer, [name], dtype=number, device=place)
+    return LLMPolicy(name=name, backbone=backbone)

@@ -1,0 +1,53 @@
+"""An untrained model of a hundred thousand parameters for a task that has a vocabulary of its own."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cory_env.tokenization import SymbolTokenizer
+from cory_env.types import Task
+
+_END = "<end>"
+
+
+def tiny_model(task: Task, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Build a small Llama over the symbols of a task.
+
+    Raises:
+        ValueError: if the task has no symbols of its own.
+    """
+    if not isinstance(task.tokenizer, SymbolTokenizer):
+        raise ValueError(
+            f"Expected a task with a vocabulary of its own (such as toy) for the model tiny, got {task.name!r}: "
+            "pass --model embedded."
+        )
+    tokenizer = symbol_tokenizer(task.tokenizer)
+    config = LlamaConfig(
+        vocab_size=task.tokenizer.vocab_size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=task.max_prompt_tokens + task.max_new_tokens,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config), tokenizer
+
+
+def symbol_tokenizer(symbols: SymbolTokenizer) -> PreTrainedTokenizerFast:
+    """Return a transformers tokenizer with the very ids of a symbol tokenizer."""
+    vocabulary = {_END: symbols.eos_token_id, **{c: symbols.encode(c)[0] for c in symbols.alphabet}}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=_END))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")  # type: ignore[assignment]
+    backend.decoder = decoders.Fuse()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=_END, pad_token=_END, padding_side="left"
+    )

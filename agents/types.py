@@ -1,0 +1,102 @@
+"""What the parts of the learner hand to each other.
+
+Axis legend, used in every docstring of the package: B episodes, T response tokens, L prompt tokens, V vocabulary,
+D hidden width. A mask is True where an entry counts. Rewards, KL and combined rewards are per episode, log-probs, KL and
+entropies per token in nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """Prompts and the responses to them, as token ids."""
+
+    prompt_ids: Tensor
+    """(B, L) int64, padded on the left."""
+    prompt_mask: Tensor
+    """(B, L) bool."""
+    response_ids: Tensor
+    """(B, T) int64, padded on the right; a closing end token is part of the response."""
+    response_mask: Tensor
+    """(B, T) bool."""
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self.prompt_ids)
+
+    def take(self, rows: Tensor | slice) -> Self:
+        """Return the chosen episodes."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation(TokenBatch):
+    """Sampled responses."""
+
+    sampled_log_probs: Tensor
+    """(B, T) log-probs of the distribution the tokens were drawn from; 0 where masked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one policy did in one role, for all episodes."""
+
+    role: str
+    policy: str
+    prompts: list[str]
+    responses: list[str]
+    tokens: Generation
+    task_rewards: Tensor
+    """(B,) the policy's own task reward."""
+    rewards_now: Tensor
+    """(B,) the part of the shared reward that is decided by this turn (with `shared` credit, also by earlier ones)."""
+    rewards_later: Tensor
+    """(B,) the part that later turns decide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A batch of episodes: one turn per role, in turn order."""
+
+    turns: tuple[Turn, ...]
+    queries: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainBatch(TokenBatch):
+    """One turn, prepared for the update; nothing in it carries a gradient."""
+
+    old_log_probs: Tensor
+    """(B, T) under the behaviour policy."""
+    ref_hidden: Tensor
+    """(B, T, D) hidden states of the reference model where it predicts the response tokens."""
+    advantages: Tensor
+    """(B, T) whitened over the batch if configured."""
+    advantage_scale: Tensor
+    """(B,) what the advantages were divided by; the direct KL term is divided by the same."""
+    features: Tensor
+    """(B, T, D) what the critic sees."""
+    old_values: Tensor
+    """(B, T)"""
+    returns: Tensor
+    """(B, T)"""
+    seats: Tensor
+    """(B,) index of the role in turn order."""
+    kls: Tensor
+    """(B, T) exact KL to the reference when the responses were sampled."""
+    entropies: Tensor
+    """(B, T) of the behaviour policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """A scalar to minimise and what to log about it."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]

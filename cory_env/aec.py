@@ -1,0 +1,313 @@
+"""The game as a PettingZoo AEC environment, one token or one response a step."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Unpack
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+from pettingzoo import AECEnv  # pyright: ignore[reportMissingTypeStubs] # it ships none
+from pettingzoo.utils.wrappers import (  # pyright: ignore[reportMissingTypeStubs]
+    OrderEnforcingWrapper,
+)
+
+from cory_env.game import GameState
+from cory_env.options import GameOptions, make_rules
+from cory_env.rendering import transcript
+from cory_env.types import Float64Array, Response, Task
+from cory_env.views import Action, ActionLevel, Observation, Views
+
+
+def env(
+    task: str | Task = "imdb",
+    *,
+    action_level: ActionLevel = "token",
+    render_mode: str | None = None,
+    **options: Unpack[GameOptions],
+) -> AECEnv[str, Observation, Action]:
+    """Return a `raw_env` that also watches over the order of calls. Same arguments."""
+    return _OrderEnforcing(
+        raw_env(task, action_level=action_level, render_mode=render_mode, **options)
+    )
+
+
+class raw_env(AECEnv[str, Observation, Action]):
+    """# CORY.
+
+    Two language models answer the same query, one after the other, and share what they earn.
+
+    | Creation           | `cory_env.env(task="imdb", action_level="token")`                    |
+    |--------------------|----------------------------------------------------------------------|
+    | Actions            | Discrete                                                             |
+    | Parallel API       | Yes                                                                  |
+    | Manual Control     | No                                                                   |
+    | Agents             | `agents= ['pioneer_0', 'observer_0']`                                |
+    | Agents             | 2 (any number from 1)                                                |
+    | Action Shape       | `Discrete(V)`, or `(T,)` at `action_level="response"`                |
+    | Action Values      | 0 to V - 1                                                           |
+    | Observation Shape  | `(L + T,)`, in a dictionary with its masks                           |
+    | Observation Values | 0 to V - 1                                                           |
+    | State Shape        | `(L + A · T,)`                                                       |
+    | State Values       | -1 to V - 1                                                          |
+
+    V is the size of the vocabulary, L `max_prompt_tokens`, T `max_new_tokens`, A the number of
+    agents. The pioneer reads the query and answers. Each observer reads the query and all answers
+    before its own (knowledge transfer), as the task words it, and answers. Then the episode ends
+    for all agents together.
+
+    Source: Ma et al., "Coevolving with the Other You: Fine-Tuning LLM with Sequential Cooperative
+    Multi-Agent Reinforcement Learning" (NeurIPS 2024, arXiv 2410.06101).
+
+    ## Observation Space
+
+    | Key              | Space                       | Meaning                                     |
+    |------------------|-----------------------------|---------------------------------------------|
+    | `observation`    | `Box(0, V - 1, (L + T,))`   | the agent's prompt and its response so far  |
+    | `attention_mask` | `Box(0, 1, (L + T,), int8)` | 1 for these, 0 for the padding behind them  |
+    | `action_mask`    | `Box(0, 1, (V,), int8)`     | legal tokens (`action_level="token"` only)  |
+    | `role`           | `Discrete(A)`               | the agent's turn (`swap_every` only)        |
+
+    Before its turn an agent sees padding only. `action_mask` is all ones for the agent on turn and
+    allows only the end token, as a no-op, to the others. Do not write to it: it is shared.
+
+    `state()` is the joint transcript: the pioneer's prompt in L places, then each response, in turn
+    order, in T places; -1 where there is no token.
+
+    ## Action Space
+
+    At `action_level="token"` an action is one token, and the same agent is selected until its
+    response ends: on the end token, or after T tokens (`infos[agent]["truncated_response"]`).
+
+    At `action_level="response"` an action is a whole response: a text (`str`), which is cut after T
+    tokens, or at most T token ids. Ids behind the first end token are not read, and the end token
+    may be left out.
+
+    ## Rewards
+
+    0 until the end. Then each agent is paid, by `reward_sharing`:
+
+    | `reward_sharing` | Reward                           |
+    |------------------|----------------------------------|
+    | `"collective"`   | the sum of all task rewards      |
+    | `"mean"`         | their mean                       |
+    | `"individual"`   | its own                          |
+    | a number c       | its own + c · those of the others |
+
+    `infos[agent]` holds `role`; from its turn on `prompt`; from its answer on `response` and
+    `truncated_response`; and at the end `task_reward`, which is always its own.
+
+    ## Arguments
+
+    `task`: a registered name (`"imdb"`, `"toy"`, …) or a task object.
+
+    `action_level`: `"token"` or `"response"`.
+
+    `render_mode`: `"ansi"` (`render()` returns the transcript), `"human"` (it is printed, and once
+    more by itself at the end), or None.
+
+    `options`: `split`, `observers`, `reward_sharing`, `knowledge_transfer`, `swap_every`, `reward`,
+    `tokenizer`, `max_new_tokens` and `max_prompt_tokens`: see `cory_env.options.make_rules`.
+
+    `reset(options={"example": Example(...)})` asks that example instead of drawing one.
+
+    ## Version History
+
+    * v0: Initial version (0.1.0)
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 # PettingZoo declares it as it is
+        "render_modes": ["human", "ansi"],
+        "name": "cory_v0",
+        "is_parallelizable": True,
+        "render_fps": 1,
+    }
+
+    def __init__(
+        self,
+        task: str | Task = "imdb",
+        *,
+        action_level: ActionLevel = "token",
+        render_mode: str | None = None,
+        **options: Unpack[GameOptions],
+    ) -> None:
+        super().__init__()
+        if action_level not in ("token", "response"):
+            raise ValueError(
+                f"Expected action_level to be 'token' or 'response', got {action_level!r}."
+            )
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"Expected render_mode 'human', 'ansi' or None, got {render_mode!r}.")
+        self.rules = make_rules(task, **options)
+        self.action_level = action_level
+        self.render_mode = render_mode
+        self._views = Views(self.rules, action_level)
+        self.possible_agents = list(self.rules.agents)
+        self.agents = []
+        self.observation_spaces = self._views.observation_spaces
+        self.action_spaces = self._views.action_spaces
+        self.state_space = self._views.state_space
+        self.np_random, _ = seeding.np_random()
+        self._episode = 0
+        self._game: GameState | None = None
+
+    def observation_space(self, agent: str) -> spaces.Space[Observation]:
+        """Return the space of the agent's observations, always the same object."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Space[Action]:
+        """Return the space of the agent's actions, always the same object."""
+        return self.action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+        """Begin a new episode.
+
+        Args:
+            seed: seeds the draw of examples and starts the count of episodes anew; None goes on.
+            options: `{"example": Example(...)}` asks that example instead of drawing one.
+        """
+        np_random, episode = self.np_random, self._episode
+        if seed is not None:
+            (np_random, _), episode = seeding.np_random(seed), 0
+        example = (options or {}).get("example") or self.rules.task.sample(np_random)
+        game = self.rules.start(example, episode)
+        prompt = self.rules.prompt(game)
+        prompt_ids = self.rules.encode_prompt(prompt)
+
+        self.np_random, self._episode, self._game = np_random, episode + 1, game
+        self.agents = self.possible_agents[:]
+        self.rewards = dict.fromkeys(self.agents, 0.0)
+        self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
+        self._paid: dict[str, float] = {}
+        self.terminations = dict.fromkeys(self.agents, False)
+        self.truncations = dict.fromkeys(self.agents, False)
+        self.infos = {
+            agent: {"role": role} for agent, role in zip(game.agents, self.rules.roles, strict=True)
+        }
+        self._views.clear()
+        self._begin_turn(game, prompt, prompt_ids)
+
+    def observe(self, agent: str) -> Observation:
+        """Return what an agent sees now: see the class."""
+        game = self._current_game()
+        return self._views.observation(
+            agent,
+            turn=game.agents.index(agent),
+            on_turn=self.rules.agent_on_turn(game) == agent,
+        )
+
+    def state(self) -> NDArray[np.int64]:
+        """Return the joint transcript: see the class."""
+        self._current_game()
+        return self._views.state()
+
+    def step(self, action: Action) -> None:
+        """Let the selected agent act.
+
+        Args:
+            action: see the class; None of an agent that is done.
+
+        Raises:
+            RuntimeError: before `reset` and after the end.
+            TypeError, ValueError: if the action is illegal; the episode stays as it was.
+            RewardError: if the reward fails; the episode stays as it was.
+        """
+        game = self._current_game()
+        if not self.agents:
+            raise RuntimeError("Expected a call of reset(), got step() after the end.")
+        agent = self.agent_selection
+        if self.terminations[agent]:
+            self._was_dead_step(action)
+            return
+        if self.action_level == "response":
+            self._end_turn(game, self.rules.response(action, agent))
+            return
+        played = [*self._played, self._legal_token(action)]
+        if self.rules.ends_response(played):
+            self._end_turn(game, self.rules.response(played, agent))
+        else:
+            self._played = played
+            self._views.show(agent, len(game.responses), self._prompt_ids, played)
+
+    def render(self) -> str | None:
+        """Return (`"ansi"`) or print (`"human"`) the episode so far."""
+        text = transcript(self.rules, self._current_game(), self._paid)
+        if self.render_mode == "ansi":
+            return text
+        if self.render_mode == "human":
+            print(text)
+        else:
+            gymnasium.logger.warn("Expected a render_mode, got None: there is nothing to render.")
+        return None
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to release."""
+
+    def _begin_turn(self, game: GameState, prompt: str, prompt_ids: list[int]) -> None:
+        """Select the agent on turn and show it its prompt."""
+        turn = len(game.responses)
+        agent = self.agent_selection = game.agents[turn]
+        self._prompt_ids, self._played = prompt_ids, list[int]()
+        self.infos[agent] = {**self.infos[agent], "prompt": prompt}
+        self._views.show(agent, turn, prompt_ids, [])
+
+    def _end_turn(self, game: GameState, response: Response) -> None:
+        """Record a whole response and go on to the next turn or to the end.
+
+        What can fail comes first, so that an error leaves the episode as it was.
+        """
+        agent, turn, prompt_ids = self.agent_selection, len(game.responses), self._prompt_ids
+        game = self.rules.respond(game, response)
+        if self.rules.agent_on_turn(game) is None:
+            task_rewards, rewards = self.rules.payoffs([game])
+            self._end(game, task_rewards[0], rewards[0])
+        else:
+            prompt = self.rules.prompt(game)
+            self._begin_turn(game, prompt, self.rules.encode_prompt(prompt))
+        self._game = game
+        self._views.show(agent, turn, prompt_ids, response.ids)
+        self.infos[agent] = {
+            **self.infos[agent],
+            "response": response.text,
+            "truncated_response": response.truncated,
+        }
+        if self._paid and self.render_mode == "human":
+            self.render()
+
+    def _end(self, game: GameState, task_rewards: Float64Array, rewards: Float64Array) -> None:
+        """Pay all agents and end the episode for all of them."""
+        for agent, task_reward, reward in zip(game.agents, task_rewards, rewards, strict=True):
+            self._paid[agent] = self.rewards[agent] = float(reward)
+            self.terminations[agent] = True
+            self.infos[agent] = {**self.infos[agent], "task_reward": float(task_reward)}
+        self._accumulate_rewards()
+        self._deads_step_first()
+
+    def _current_game(self) -> GameState:
+        if self._game is None:
+            raise RuntimeError("Expected a call of reset() first.")
+        return self._game
+
+    def _legal_token(self, action: Action) -> int:
+        agent, vocabulary = self.agent_selection, self.rules.tokenizer.vocab_size
+        expected = f"Expected the action of {agent} to be a token id from 0 to {vocabulary - 1}"
+        try:
+            token = operator.index(action)
+        except TypeError:
+            raise TypeError(f"{expected}, got {action!r}.") from None
+        if not 0 <= token < vocabulary:
+            raise ValueError(f"{expected}, got {token}.")
+        return token
+
+
+class _OrderEnforcing(OrderEnforcingWrapper[str, Observation, Action]):
+    """Leave the words to `raw_env` where PettingZoo's wrapper would only log a wrong step."""
+
+    def step(self, action: Action) -> None:
+        if self._has_reset and self.agents:
+            super().step(action)
+        else:
+            self.env.step(action)

@@ -1,0 +1,292 @@
+"""The rules of the game, and nothing else: pure functions from an immutable state to the next.
+
+An episode is one example and one response per role, in turn order `pioneer_0`, `observer_0`,
+`observer_1`, …; every later shell (`aec`, `parallel`, `vector`) plays by this file. It knows no
+PettingZoo and no random numbers, and receives its task, reward and tokenizer as objects.
+
+Source: Ma et al., "Coevolving with the Other You" (NeurIPS 2024, arXiv 2410.06101), section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from cory_env.types import Example, Float64Array, Response, Reward, Task, Tokenizer
+
+RewardSharing = Literal["collective", "mean", "individual"] | float
+
+
+class RewardError(RuntimeError):
+    """A reward raised, or returned something that is no score."""
+
+
+@dataclass(frozen=True, slots=True)
+class GameState:
+    """One episode so far."""
+
+    example: Example
+    """What is asked."""
+    agents: tuple[str, ...]
+    """(A,) who plays, in turn order."""
+    responses: tuple[Response, ...] = ()
+    """What has been answered, in turn order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What stays the same from episode to episode."""
+
+    task: Task
+    reward: Reward
+    tokenizer: Tokenizer
+    max_new_tokens: int
+    """Longest response."""
+    max_prompt_tokens: int
+    """Longest prompt."""
+    observers: int = 1
+    """Agents after the pioneer: 1 is CORY, 0 the single-agent baseline."""
+    reward_sharing: RewardSharing = "collective"
+    """Each agent gets the sum of all task rewards (`"collective"`), their mean, its own
+    (`"individual"`), or its own plus a number times the others'."""
+    knowledge_transfer: bool = True
+    """Whether observers see the earlier responses."""
+    swap_every: int | None = None
+    """Episodes after which the roles move on by one agent; None for roles that stay."""
+
+    def __post_init__(self) -> None:
+        _expect_count("max_new_tokens", self.max_new_tokens, at_least=1)
+        _expect_count("max_prompt_tokens", self.max_prompt_tokens, at_least=1)
+        _expect_count("observers", self.observers, at_least=0)
+        if self.swap_every is not None:
+            _expect_count("swap_every", self.swap_every, at_least=1)
+        sharing = self.reward_sharing
+        if isinstance(sharing, str):
+            known = sharing in ("collective", "mean", "individual")
+        else:
+            known = math.isfinite(sharing)
+        if not known:
+            raise ValueError(
+                "Expected reward_sharing to be 'collective', 'mean', 'individual' or a finite "
+                f"number, got {sharing!r}."
+            )
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """(A,) the roles in turn order."""
+        return ("pioneer_0", *(f"observer_{i}" for i in range(self.observers)))
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """(A,) the players: named by their role, or `llm_0`, `llm_1`, … where roles are swapped."""
+        if self.swap_every is None:
+            return self.roles
+        return tuple(f"llm_{i}" for i in range(self.observers + 1))
+
+    def start(self, example: Example, episode: int = 0) -> GameState:
+        """Return the state before the first turn.
+
+        Args:
+            example: what is asked.
+            episode: number of episodes played before this one; it decides who has which role.
+        """
+        if not isinstance(example, Example):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"Expected an Example, got {example!r}.")
+        shift = 0 if self.swap_every is None else (episode // self.swap_every) % len(self.roles)
+        return GameState(example, self.agents[shift:] + self.agents[:shift])
+
+    def agent_on_turn(self, state: GameState) -> str | None:
+        """Return who answers next, or None after the end."""
+        turn = len(state.responses)
+        return state.agents[turn] if turn < len(state.agents) else None
+
+    def prompt(self, state: GameState, turn: int | None = None) -> str:
+        """Return what the agent of a turn reads.
+
+        Args:
+            state: the episode.
+            turn: a turn that has come, 0 for the pioneer's; None for the one that is on.
+        """
+        turn = len(state.responses) if turn is None else turn
+        query = state.example.query
+        if turn == 0:
+            return self.task.pioneer_prompt(query)
+        seen = state.responses[:turn] if self.knowledge_transfer else ()
+        return self.task.observer_prompt(query, [response.text for response in seen])
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Return the ids of a prompt.
+
+        Raises:
+            ValueError: if it is longer than `max_prompt_tokens`.
+        """
+        ids = self.tokenizer.encode(prompt)
+        if len(ids) > self.max_prompt_tokens:
+            raise ValueError(
+                f"Expected a prompt of at most max_prompt_tokens={self.max_prompt_tokens} tokens, "
+                f"got {len(ids)}: pass a larger max_prompt_tokens, shorter queries or fewer "
+                f"observers. The prompt begins {prompt[:80]!r}."
+            )
+        return ids
+
+    def ends_response(self, ids: Sequence[int]) -> bool:
+        """Return whether a response is over after these tokens."""
+        return len(ids) >= self.max_new_tokens or ids[-1] == self.tokenizer.eos_token_id
+
+    def response(self, action: object, agent: str) -> Response:
+        """Return the response that an action stands for.
+
+        Args:
+            action: a text, which is cut at the token limit, since its author cannot count tokens;
+                or a sequence of token ids, read up to the first end token. The end token may be
+                left out.
+            agent: who acts, for the error message.
+
+        Raises:
+            TypeError: if the action is neither.
+            ValueError: if an id is out of range or there are more ids than may be played.
+        """
+        if isinstance(action, str):
+            ids = self.tokenizer.encode(action, begin=False)
+            kept = ids[: self.max_new_tokens]
+            text = action if len(kept) == len(ids) else self.tokenizer.decode(kept)
+        else:
+            kept = self._legal_ids(action, agent)
+            text = self.tokenizer.decode(kept)
+        truncated = len(kept) == self.max_new_tokens
+        if not truncated:
+            kept = [*kept, self.tokenizer.eos_token_id]
+        return Response(text, tuple(kept), truncated)
+
+    def respond(self, state: GameState, response: Response) -> GameState:
+        """Return the state after the agent on turn has answered."""
+        if self.agent_on_turn(state) is None:
+            raise RuntimeError("Expected an episode that goes on, got one that has ended.")
+        return replace(state, responses=(*state.responses, response))
+
+    def payoffs(self, states: Sequence[GameState]) -> tuple[Float64Array, Float64Array]:
+        """Score finished episodes in one call of the reward.
+
+        Args:
+            states: (B,) finished episodes.
+
+        Returns:
+            (B, A) each agent's own task reward and (B, A) what it is paid, both in turn order.
+
+        Raises:
+            RewardError: if the reward raises or does not return one finite number per response.
+        """
+        turns = len(self.roles)
+        examples = [state.example for state in states for _ in range(turns)]
+        texts = [response.text for state in states for response in state.responses]
+        task_rewards = score(self.reward, examples, texts).reshape(len(states), turns)
+        return task_rewards, share(task_rewards, self.reward_sharing)
+
+    def _legal_ids(self, action: object, agent: str) -> list[int]:
+        """Return the ids before the first end token."""
+        vocabulary, end = self.tokenizer.vocab_size, self.tokenizer.eos_token_id
+        try:
+            ids = np.asarray(action)
+        except (TypeError, ValueError):  # ragged, or an object that refuses conversion
+            ids = np.asarray(None)
+        if ids.size == 0 and ids.ndim == 1:
+            return []
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise TypeError(
+                f"Expected the response of {agent} to be a text or a sequence of token ids, "
+                f"got {action!r}."
+            )
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            wrong = ids[(ids < 0) | (ids >= vocabulary)][0]
+            raise ValueError(
+                f"Expected token ids of {agent} from 0 to {vocabulary - 1}, got {wrong}."
+            )
+        kept: list[int] = ids.tolist()
+        if end in kept:
+            kept = kept[: kept.index(end)]
+            limit = self.max_new_tokens - 1  # the end token takes a place
+        else:
+            limit = self.max_new_tokens
+        if len(kept) > limit:
+            raise ValueError(
+                f"Expected at most max_new_tokens={self.max_new_tokens} token ids of {agent} up to "
+                f"the end token, got {len(kept) + self.max_new_tokens - limit}."
+            )
+        return kept
+
+
+def share(task_rewards: Float64Array, sharing: RewardSharing) -> Float64Array:
+    """Return what each agent is paid.
+
+    Args:
+        task_rewards: (B, A) each agent's own.
+        sharing: see `Rules.reward_sharing`.
+
+    Returns:
+        (B, A) `Σ_j r_j`, its mean, `r_i`, or `r_i + c Σ_{j≠i} r_j`.
+    """
+    total = task_rewards.sum(axis=1, keepdims=True)
+    if sharing == "collective":
+        return np.broadcast_to(total, task_rewards.shape).copy()
+    if sharing == "mean":
+        return np.broadcast_to(total / task_rewards.shape[1], task_rewards.shape).copy()
+    if sharing == "individual":
+        return task_rewards.copy()
+    return task_rewards + sharing * (total - task_rewards)
+
+
+def score(reward: Reward, examples: Sequence[Example], responses: Sequence[str]) -> Float64Array:
+    """Call a reward and check what it returns.
+
+    Args:
+        reward: the batched callable.
+        examples: (B,) what was asked.
+        responses: (B,) the texts.
+
+    Returns:
+        (B,) finite scores.
+
+    Raises:
+        RewardError: if the reward raises or returns anything else; names the example if one is to
+            blame.
+    """
+    try:
+        scores = np.asarray(reward(examples, responses))
+    except Exception as error:  # a plug-in may raise anything: this is the boundary
+        culprit = _first_that_raises(reward, examples, responses)
+        raise RewardError(
+            f"Expected the reward to score every response, but it raised {error!r}{culprit}."
+        ) from error
+    if scores.shape != (len(responses),) or scores.dtype.kind not in "fiu":
+        raise RewardError(
+            f"Expected the reward to return {len(responses)} numbers, shape ({len(responses)},), "
+            f"got shape {scores.shape} of {scores.dtype}."
+        )
+    scores = scores.astype(np.float64)
+    if not np.isfinite(scores).all():
+        i = int(np.argmin(np.isfinite(scores)))
+        raise RewardError(
+            f"Expected finite scores, got {scores[i]} for {examples[i]} answered {responses[i]!r}."
+        )
+    return scores
+
+
+def _first_that_raises(
+    reward: Reward, examples: Sequence[Example], responses: Sequence[str]
+) -> str:
+    """Rescore one by one to say which response the reward cannot take."""
+    for example, response in zip(examples, responses, strict=True):
+        try:
+            reward([example], [response])
+        except Exception:  # whatever it is, the caller has it already
+            return f" for {example} answered {response!r}"
+    return ""
+
+
+def _expect_count(name: str, value: object, *, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"Expected {name} to be an integer of at least {at_least}, got {value!r}.")

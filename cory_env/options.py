@@ -1,0 +1,77 @@
+"""The switches which every form of the environment shares, and the rules that they describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypedDict
+
+from cory_env.game import RewardSharing, Rules
+from cory_env.registry import make_reward, make_task
+from cory_env.tokenization import TransformersTokenizer, load_tokenizer
+from cory_env.types import Reward, Task, Tokenizer
+
+TokenizerSource = str | Path | Tokenizer | TransformersTokenizer
+
+
+class GameOptions(TypedDict, total=False):
+    """Keyword arguments of `make_rules`, which explains them and holds their defaults."""
+
+    split: str
+    observers: int
+    reward_sharing: RewardSharing
+    knowledge_transfer: bool
+    swap_every: int | None
+    reward: str | Reward | None
+    tokenizer: TokenizerSource | None
+    max_new_tokens: int | None
+    max_prompt_tokens: int | None
+
+
+def make_rules(
+    task: str | Task,
+    *,
+    split: str = "train",
+    observers: int = 1,
+    reward_sharing: RewardSharing = "collective",
+    knowledge_transfer: bool = True,
+    swap_every: int | None = None,
+    reward: str | Reward | None = None,
+    tokenizer: TokenizerSource | None = None,
+    max_new_tokens: int | None = None,
+    max_prompt_tokens: int | None = None,
+) -> Rules:
+    """Return the rules of a game.
+
+    Args:
+        task: a registered name, or a task object.
+        split: which examples of a task given by name; a task object brings its own.
+        observers: agents after the pioneer: 1 is CORY, 0 the single-agent baseline.
+        reward_sharing: `"collective"` (the sum), `"mean"`, `"individual"`, or a number c for own
+            plus c times the others'.
+        knowledge_transfer: whether observers see the earlier responses.
+        swap_every: episodes after which the roles move on by one agent; agents are then called
+            `llm_0`, `llm_1`, …
+        reward: a registered name or a callable; None for the task's own.
+        tokenizer: see `load_tokenizer`; None for the task's own, or else the embedded one.
+        max_new_tokens: longest response; None for the task's own limit.
+        max_prompt_tokens: longest prompt; None for the task's own limit.
+    """
+    if isinstance(task, str):
+        task = make_task(task, split)
+    elif not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance] # user input
+        raise TypeError(f"Expected a task name or a task object, got {task!r}.")
+    if reward is None:
+        reward = task.reward
+    return Rules(
+        task=task,
+        reward=make_reward(reward) if isinstance(reward, str) else reward,
+        tokenizer=load_tokenizer(tokenizer or task.tokenizer or "embedded"),
+        max_new_tokens=task.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        max_prompt_tokens=(
+            task.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
+        ),
+        observers=observers,
+        reward_sharing=reward_sharing,
+        knowledge_transfer=knowledge_transfer,
+        swap_every=swap_every,
+    )

@@ -1,0 +1,159 @@
+"""Tokenizers: text to ids and back. Batching and padding are the learner's business.
+
+`tokenizers` is imported where a file is read; `transformers` is not imported at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from cory_env.types import Tokenizer
+
+EMBEDDED = "assets/tokenizer.json"
+END_OF_TEXT = "<|endoftext|>"
+
+
+class ByteTokenizer:
+    """One token per UTF-8 byte, and the end token 256. There is no begin token."""
+
+    vocab_size = 257
+    eos_token_id = 256
+
+    def encode(self, text: str, *, begin: bool = True) -> list[int]:
+        """Return the bytes of the text."""
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of the bytes, with U+FFFD for what is no UTF-8."""
+        return bytes(i for i in ids if i != self.eos_token_id).decode(errors="replace")
+
+
+class SymbolTokenizer:
+    """One token per character of a small alphabet; 0 is the end token. There is no begin token."""
+
+    eos_token_id = 0
+
+    def __init__(self, alphabet: str) -> None:
+        if len(set(alphabet)) != len(alphabet):
+            raise ValueError(f"Expected an alphabet of distinct characters, got {alphabet!r}.")
+        self.alphabet = alphabet
+        self.vocab_size = len(alphabet) + 1
+        self._id_of = {character: i for i, character in enumerate(alphabet, start=1)}
+
+    def encode(self, text: str, *, begin: bool = True) -> list[int]:
+        """Return one id per character.
+
+        Raises:
+            ValueError: if a character is not in the alphabet.
+        """
+        for character in text:
+            if character not in self._id_of:
+                raise ValueError(
+                    f"Expected characters out of {self.alphabet!r}, got {character!r} in {text!r}."
+                )
+        return [self._id_of[character] for character in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the characters of the ids."""
+        return "".join(self.alphabet[i - 1] for i in ids if i != self.eos_token_id)
+
+
+class FileTokenizer:
+    """A tokenizer of the `tokenizers` library whose end token is `<|endoftext|>`.
+
+    Args:
+        json: the text of its `tokenizer.json`.
+    """
+
+    def __init__(self, json: str) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        self._backend = Backend.from_str(json)
+        self._backend.encode_special_tokens = True  # spelled out in a text they are text
+        end = self._backend.token_to_id(END_OF_TEXT)
+        if end is None:
+            raise ValueError(f"Expected a tokenizer with the token {END_OF_TEXT!r}, found none.")
+        self.eos_token_id = end
+        self.vocab_size = self._backend.get_vocab_size()
+
+    def __reduce__(self) -> tuple[type[FileTokenizer], tuple[str]]:
+        return FileTokenizer, (self._backend.to_str(),)  # the library's pickle drops the flag above
+
+    def encode(self, text: str, *, begin: bool = True) -> list[int]:
+        """Return the ids, with the begin token where the file's post-processor adds one."""
+        return self._backend.encode(text, add_special_tokens=begin).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text without special tokens."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
+
+
+@runtime_checkable
+class TransformersTokenizer(Protocol):
+    """What this package asks of a tokenizer object of the `transformers` library."""
+
+    @property
+    def eos_token_id(self) -> int | None: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def encode(  # noqa: D102
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool
+    ) -> list[int]: ...
+
+    def decode(  # noqa: D102
+        self, ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
+    ) -> str: ...
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]: ...  # noqa: D102
+
+
+class HuggingFaceTokenizer:
+    """Any tokenizer object of the `transformers` library, seen through our protocol."""
+
+    def __init__(self, tokenizer: TransformersTokenizer) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError("Expected a tokenizer with an end token, got eos_token_id None.")
+        self.backend = tokenizer
+        self.eos_token_id = tokenizer.eos_token_id
+        self.vocab_size = len(tokenizer)
+
+    def encode(self, text: str, *, begin: bool = True) -> list[int]:
+        """Return the ids; a prompt gets the special tokens which its model was trained with."""
+        return self.backend.encode(text, add_special_tokens=begin, split_special_tokens=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text without special tokens, its spaces untouched."""
+        return self.backend.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+def load_tokenizer(source: str | Path | Tokenizer | TransformersTokenizer) -> Tokenizer:
+    """Return the tokenizer that `source` names or is.
+
+    Args:
+        source: `"embedded"`, `"byte"`, the path of a `tokenizer.json`, a tokenizer object of the
+            `transformers` library, or anything that has the methods of `Tokenizer`.
+    """
+    if source == "byte":
+        return ByteTokenizer()
+    if source == "embedded":
+        return FileTokenizer((files("cory_env") / EMBEDDED).read_text(encoding="utf-8"))
+    if isinstance(source, str | Path):
+        if not Path(source).is_file():
+            raise ValueError(
+                f"Expected 'embedded', 'byte' or the path of a tokenizer.json, got {str(source)!r}."
+            )
+        return FileTokenizer(Path(source).read_text(encoding="utf-8"))
+    if isinstance(source, TransformersTokenizer):
+        return HuggingFaceTokenizer(source)
+    if isinstance(source, Tokenizer):  # pyright: ignore[reportUnnecessaryIsInstance] # user input
+        return source
+    raise TypeError(
+        "Expected 'embedded', 'byte', the path of a tokenizer.json or an object with the methods "
+        f"of cory_env.types.Tokenizer, got {source!r}."
+    )

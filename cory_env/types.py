@@ -1,0 +1,121 @@
+"""The words that all parts of the game share.
+
+Axis legend, used in every docstring of the package: B episodes, A agents, V vocabulary, L prompt
+tokens, T response tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One task item."""
+
+    query: str
+    """What the pioneer is asked."""
+    reference: str | None = None
+    """The gold answer, or None where the reward needs none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One finished turn of one agent."""
+
+    text: str
+    """What a reader sees: no end token, no padding."""
+    ids: tuple[int, ...]
+    """The tokens played, the end token included where there is one."""
+    truncated: bool
+    """Whether the token limit ended the response, not the end token."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V: legal ids are 0 to V - 1."""
+        ...
+
+    @property
+    def eos_token_id(self) -> int:
+        """The token that ends a response."""
+        ...
+
+    def encode(self, text: str, *, begin: bool = True) -> list[int]:
+        """Return the ids of a text, which may not contain the end token.
+
+        Args:
+            text: any text; special tokens spelled out in it are ordinary characters.
+            begin: True for a prompt, which gets the begin token where the tokenizer has one; False
+                for a text that continues another.
+        """
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of the ids, special tokens left out."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Where queries come from and how they are put to each role.
+
+    Subclass it to inherit the defaults, or match it structurally.
+    """
+
+    name: str
+    """The name it is registered under."""
+    examples: Sequence[Example]
+    """A finite list, the same in every process: what evaluation runs through."""
+    reward: str
+    """Name of the reward that scores this task unless another is asked for."""
+    max_new_tokens: int = 16
+    """Longest response."""
+    max_prompt_tokens: int = 240
+    """Longest prompt."""
+    tokenizer: Tokenizer | None = None
+    """The task's own tokenizer, or None for the embedded one."""
+
+    def sample(self, rng: np.random.Generator) -> Example:
+        """Draw an example for a new episode."""
+        return self.examples[int(rng.integers(len(self.examples)))]
+
+    def pioneer_prompt(self, query: str) -> str:
+        """Return what the pioneer reads."""
+        return query
+
+    def observer_prompt(self, query: str, responses: Sequence[str]) -> str:
+        """Return what an observer reads.
+
+        Args:
+            query: the query of the episode.
+            responses: all earlier responses in turn order; empty without knowledge transfer.
+        """
+        ...
+
+
+class Reward(Protocol):
+    """Scores responses in batches."""
+
+    def __call__(self, examples: Sequence[Example], responses: Sequence[str], /) -> Float64Array:
+        """Return one finite score per response.
+
+        Args:
+            examples: (B,) what was asked.
+            responses: (B,) the text of each response, as a reader sees it.
+
+        Returns:
+            (B,) scores. A response that cannot be read scores low; it does not raise.
+        """
+        ...

@@ -1,0 +1,175 @@
+"""B episodes side by side, one turn at a time: the form that learners of language models drive.
+
+Prompts go out and responses come back as batches, and the reward is called once per batch. It is
+not a `gymnasium.vector` environment: nothing resets by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+import numpy as np
+from gymnasium.utils import seeding
+
+from cory_env.game import GameState
+from cory_env.options import GameOptions, make_rules
+from cory_env.types import Example, Float64Array, Response, Task
+
+Action = str | Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
+
+
+class VectorEnv:
+    """B episodes of one game.
+
+    Attributes:
+        rules: the rules of the game.
+        num_envs: B.
+        agents: (A,) who plays, whatever the role.
+        agent_selection: who is on turn in all episodes; None before `reset` and after the end.
+        states: (B,) the episodes; none before `reset`.
+        roles: the role of each agent in these episodes.
+        examples: (B,) what is asked.
+        responses: for each agent that has answered, (B,) its responses.
+        task_rewards: after the end, for each agent (B,) its own task rewards.
+        rewards: after the end, for each agent (B,) what it is paid.
+        np_random: draws the examples.
+
+    Example:
+        >>> import cory_env
+        >>> games = cory_env.vector_env(num_envs=2, task="toy", split="test")
+        >>> prompts = games.reset(seed=0)
+        >>> while prompts:
+        ...     prompts = games.step(["abc"] * len(prompts))
+        >>> games.rewards["observer_0"].shape
+        (2,)
+    """
+
+    def __init__(self, num_envs: int, task: str | Task, **options: Unpack[GameOptions]) -> None:
+        if num_envs < 1:
+            raise ValueError(f"Expected num_envs to be at least 1, got {num_envs}.")
+        self.rules = make_rules(task, **options)
+        self.num_envs = num_envs
+        self.agents = self.rules.agents
+        self.np_random, _ = seeding.np_random()
+        self.task_rewards: dict[str, Float64Array] = {}
+        self.rewards: dict[str, Float64Array] = {}
+        self._episode = 0
+        self.states: list[GameState] = []
+
+    @property
+    def agent_selection(self) -> str | None:
+        """Who is on turn in all episodes; None before `reset` and after the end."""
+        return self.rules.agent_on_turn(self.states[0]) if self.states else None
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The role of each agent in these episodes."""
+        return dict(zip(self._turn_order, self.rules.roles, strict=False))
+
+    @property
+    def examples(self) -> list[Example]:
+        """(B,) what is asked."""
+        return [state.example for state in self.states]
+
+    @property
+    def responses(self) -> dict[str, list[Response]]:
+        """For each agent that has answered, (B,) its responses."""
+        if not self.states:
+            return {}
+        turns = zip(*(state.responses for state in self.states), strict=True)
+        return {agent: list(turn) for agent, turn in zip(self._turn_order, turns, strict=False)}
+
+    def reset(
+        self, seed: int | None = None, examples: Sequence[Example] | None = None
+    ) -> list[str]:
+        """Begin B new episodes.
+
+        Args:
+            seed: seeds the draw of examples and starts the count of episodes anew; None goes on.
+            examples: (B,) what to ask; None to draw from the task. A `reset` counts as one episode
+                for `swap_every`: the agents of all B games exchange roles together.
+
+        Returns:
+            (B,) the prompts of the first agent.
+        """
+        if examples is not None and len(examples) != self.num_envs:
+            raise ValueError(f"Expected {self.num_envs} examples, got {len(examples)}.")
+        np_random, episode = self.np_random, self._episode
+        if seed is not None:
+            (np_random, _), episode = seeding.np_random(seed), 0
+        if examples is None:
+            examples = [self.rules.task.sample(np_random) for _ in range(self.num_envs)]
+        states = [self.rules.start(example, episode) for example in examples]
+        prompts = self._prompts(states)
+        self.np_random, self._episode, self.states = np_random, episode + 1, states
+        self.task_rewards, self.rewards = {}, {}
+        return prompts
+
+    def step(self, responses: Sequence[Action]) -> list[str]:
+        """Answer in all episodes at once.
+
+        Args:
+            responses: (B,) texts or token ids of the agent on turn. See `Rules.response`.
+
+        Returns:
+            (B,) the prompts of the next agent, or none after the last one.
+
+        Raises:
+            RuntimeError: before `reset` and after the end.
+            ValueError, TypeError: if a response is illegal; the episodes stay as they were.
+        """
+        agent = self.agent_selection
+        if agent is None:
+            missing = "after the end" if self.states else "before the first one"
+            raise RuntimeError(f"Expected a call of reset(), got step() {missing}.")
+        if isinstance(responses, str) or len(responses) != self.num_envs:
+            raise ValueError(
+                f"Expected {self.num_envs} responses of {agent}, one per episode, "
+                f"got {len(responses)}: {responses!r}."
+            )
+        states = [
+            self.rules.respond(state, self.rules.response(action, f"{agent} in episode {i}"))
+            for i, (state, action) in enumerate(zip(self.states, responses, strict=True))
+        ]
+        if self.rules.agent_on_turn(states[0]) is not None:
+            prompts = self._prompts(states)
+        else:
+            prompts = []
+            task_rewards, rewards = self.rules.payoffs(states)
+            self.task_rewards = dict(zip(self._turn_order, task_rewards.T.copy(), strict=True))
+            self.rewards = dict(zip(self._turn_order, rewards.T.copy(), strict=True))
+        self.states = states
+        return prompts
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what the next `reset` depends on, as JSON takes it."""
+        return {"np_random": self.np_random.bit_generator.state, "episode": self._episode}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `get_state` returned; episodes under way are not part of it."""
+        self.np_random.bit_generator.state = state["np_random"]
+        self._episode = state["episode"]
+
+    @property
+    def _turn_order(self) -> tuple[str, ...]:
+        return self.states[0].agents if self.states else ()
+
+    def _prompts(self, states: Sequence[GameState]) -> list[str]:
+        prompts = [self.rules.prompt(state) for state in states]
+        for prompt in prompts:
+            self.rules.encode_prompt(prompt)  # says so where one is too long
+        return prompts
+
+
+def vector_env(
+    num_envs: int, task: str | Task = "imdb", **options: Unpack[GameOptions]
+) -> VectorEnv:
+    """Return B episodes that advance one turn at a time.
+
+    Args:
+        num_envs: B.
+        task: a registered name, or a task object.
+        options: the switches of the game: see `cory_env.options.make_rules`.
+    """
+    return VectorEnv(num_envs, task, **options)

@@ -1,0 +1,107 @@
+"""Templated arithmetic word problems: seeded, unlimited, with their worked answers.
+
+A problem is a story about one person and one kind of thing. The number of things changes once per sentence, and the
+answer works through the same changes: `Tom has 9 shells. He loses 4 of them. How many shells does Tom have now?`
+gives `9 - 4 = 5 #### 5`. The notation `#### n` for the final number is that of GSM8K (arXiv 2110.14168).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cory_env.types import Example
+
+NAMES = (
+    ("Tom", "He", "him"), ("Anna", "She", "her"), ("Sam", "He", "him"), ("Maria", "She", "her"), ("Ben", "He", "him"),
+    ("Lucy", "She", "her"), ("Omar", "He", "him"), ("Joan", "She", "her"), ("Mike", "He", "him"), ("Sara", "She", "her"),
+    ("David", "He", "him"), ("Linda", "She", "her"), ("Luke", "He", "him"), ("Mei", "She", "her"), ("Paul", "He", "him"),
+    ("Nina", "She", "her"),
+)  # fmt: skip
+ITEMS = (
+    "apples", "shells", "cards", "books", "marbles", "stickers", "cookies", "pencils", "coins", "flowers", "balloons",
+    "stamps", "eggs", "peaches", "toys", "buttons", "tickets", "games", "crayons", "stones",
+)  # fmt: skip
+CONTAINERS = ("boxes", "bags", "baskets", "packs", "jars")
+GAINS = (
+    "{He} buys {k} more {items}.",
+    "{He} finds {k} more {items}.",
+    "{friend} gives {him} {k} {items}.",
+    "Then {he} gets {k} more from {friend}.",
+)
+LOSSES = (
+    "{He} gives {k} {items} to {friend}.",
+    "{He} loses {k} of them.",
+    "{He} sells {k} of the {items}.",
+    "{friend} takes {k} {items} away.",
+)
+DIFFICULTIES = (1, 2, 3)
+"""Number of arithmetic steps. One step counts to 20, two steps to 60, three steps to 100."""
+
+_LIMITS = {1: 20, 2: 60, 3: 100}
+
+
+def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
+    """Draw one problem with `difficulty` arithmetic steps.
+
+    Returns:
+        An example whose query is the question and whose reference is the worked answer, ending in `#### n`.
+
+    Raises:
+        ValueError: if the difficulty is not one of `DIFFICULTIES`.
+    """
+    if difficulty not in DIFFICULTIES:
+        raise ValueError(f"Expected a difficulty in {DIFFICULTIES}, got {difficulty!r}.")
+    limit = _LIMITS[difficulty]
+    (name, He, him), (friend, _, _) = (NAMES[i] for i in rng.choice(len(NAMES), size=2, replace=False))
+    items = ITEMS[rng.integers(len(ITEMS))]
+    words = {"name": name, "He": He, "he": He.lower(), "him": him, "friend": friend, "items": items}
+
+    sentences: list[str] = []
+    steps: list[str] = []
+    if rng.random() < 0.3:
+        groups, size = int(rng.integers(2, 10)), int(rng.integers(2, max(3, limit // 9)))
+        container = CONTAINERS[rng.integers(len(CONTAINERS))]
+        sentences.append(f"{name} has {groups} {container} with {size} {items} in each.")
+        count = groups * size
+        steps.append(f"{groups} * {size} = {count}")
+    else:
+        count = int(rng.integers(2, limit + 1))
+        sentences.append(f"{name} has {count} {items}.")
+    question = f"How many {items} does {name} have now?"
+    while len(steps) < difficulty:
+        divisors = [d for d in range(2, 10) if count % d == 0]
+        if len(steps) == difficulty - 1 and divisors and rng.random() < 0.25:
+            people = divisors[rng.integers(len(divisors))]
+            sentences.append(f"{He} shares the {items} equally among {people} friends.")
+            question = f"How many {items} does each friend get?"
+            steps.append(f"{count} / {people} = {count // people}")
+            count //= people
+        elif count > 1 and (count >= limit or rng.random() < 0.5):
+            k = int(rng.integers(1, count))
+            sentences.append(LOSSES[rng.integers(len(LOSSES))].format(k=k, **words))
+            steps.append(f"{count} - {k} = {count - k}")
+            count -= k
+        else:
+            k = int(rng.integers(1, limit + 1))
+            sentences.append(GAINS[rng.integers(len(GAINS))].format(k=k, **words))
+            steps.append(f"{count} + {k} = {count + k}")
+            count += k
+    return Example(query=" ".join([*sentences, question]), reference=f"{'; '.join(steps)} #### {count}")
+
+
+def pretraining_texts(rng: np.random.Generator) -> Iterator[str]:
+    """Yield endless pre-training documents in the prompt format of the arithmetic tasks.
+
+    A quarter of them carries a `Reference:` before the answer, as an observer sees it; half of those are taken from
+    another problem, so that a reader cannot trust them blindly.
+    """
+    while True:
+        difficulty = int(rng.choice(DIFFICULTIES, p=(0.4, 0.45, 0.15)))
+        problem = word_problem(rng, difficulty)
+        reference = ""
+        if rng.random() < 0.25:
+            hint = problem if rng.random() < 0.5 else word_problem(rng, difficulty)
+            reference = f" Reference: {hint.reference}"
+        yield f"Question: {problem.query}{reference} Answer: {problem.reference}"

@@ -1,0 +1,185 @@
+"""Tasks and rewards: conformance of all that are registered, and what is special to each."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import cory_env
+from cory_env.registry import REWARDS, TASKS
+from cory_env.rewards.toy import MatchReward
+from cory_env.testing import check_reward, check_task
+from cory_env.types import Example, Task
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_registered_task_conforms(name, split):
+    task = cory_env.make_task(name, split=split)
+    assert task.name == name
+    check_task(task)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_train_and_test_examples_differ(name):
+    train, test = (cory_env.make_task(name, split=split).examples for split in ("train", "test"))
+    assert list(train) != list(test)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_examples_are_the_same_each_time(name):
+    first, second = (cory_env.make_task(name, split="test").examples for _ in range(2))
+    assert list(first) == list(second)
+
+
+@pytest.mark.parametrize("name", sorted(REWARDS))
+def test_every_registered_reward_conforms(name):
+    check_reward(
+        cory_env.make_reward(name),
+        [Example("abc", reference="cba"), Example("This film", reference="7 #### 7")],
+    )
+
+
+class Silent(Task):
+    name = "silent"
+    reward = "match"
+    examples = (Example("a", reference="a"),)
+
+    def observer_prompt(self, query, responses):
+        return query
+
+
+def test_a_task_needs_a_name_examples_a_reward_and_one_method():
+    check_task(Silent())
+
+
+@pytest.mark.parametrize(
+    ("flaw", "message"),
+    [
+        ({"examples": ()}, "got none"),
+        ({"max_prompt_tokens": 1}, "max_prompt_tokens=1 tokens, got 2"),
+        ({"sample": lambda self, rng: Example(str(np.random.rand()))}, "equal samples"),  # noqa: NPY002
+        ({"examples": (Example("a", reference=""),)}, "reference"),
+    ],
+)
+def test_check_task_finds_the_flaw(flaw, message):
+    with pytest.raises((AssertionError, RuntimeError), match=message):
+        check_task(type("Flawed", (Silent,), flaw)())
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (lambda e, r: [0.0] * len(r), "float64 array"),
+        (lambda e, r: np.zeros(len(r), np.float32), "float64 array"),
+        (lambda e, r: np.zeros(max(len(r), 1)), "empty batch"),
+        (lambda e, r: np.full(len(r), np.nan), "finite"),
+        (lambda e, r: np.arange(len(r), dtype=float), "its own response"),
+        (lambda e, r: np.random.rand(len(r)), "same scores again"),  # noqa: NPY002
+    ],
+)
+def test_check_reward_finds_the_flaw(reward, message):
+    with pytest.raises(AssertionError, match=message):
+        check_reward(reward, [Example("a")])
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [("cba", 1), ("cbb", 2 / 3), ("c", 1 / 3), ("", 0), ("abc", 1 / 3), ("cbac", 3 / 4)],
+)
+def test_match_counts_the_positions_that_agree(response, expected):
+    scores = MatchReward()([Example("abc", reference="cba")], [response])
+    np.testing.assert_allclose(scores, [expected], rtol=1e-12)
+
+
+def test_match_without_a_reference_is_an_error():
+    with pytest.raises(ValueError, match="reference"):
+        MatchReward()([Example("abc")], ["cba"])
+
+
+@pytest.mark.parametrize("options", [{"length": 0}, {"symbols": 1}, {"symbols": 17}])
+def test_toy_names_a_wrong_option(options):
+    with pytest.raises(ValueError, match=r"Expected .* got"):
+        cory_env.make_task("toy", **options)
+
+
+def test_toy_fits_a_vocabulary_of_twenty():
+    assert cory_env.make_task("toy", symbols=16).tokenizer.vocab_size == 20
+
+
+@pytest.mark.parametrize("transfer", [True, False])
+def test_toy_optimum_is_that_of_enumeration(transfer):
+    """Try each pioneer, and against it the best observer for each prompt."""
+    task = cory_env.make_task("toy", length=2, symbols=2)
+    reward = MatchReward()
+    strings = ["".join(s) for n in range(3) for s in itertools.product("ab", repeat=n)]
+    queries = [s for s in strings if len(s) == 2]
+    scores = np.array(
+        [[reward([Example(q, reference=q[::-1])], [s])[0] for s in strings] for q in queries]
+    )
+    best = (-1.0, (0.0, 0.0))
+    for answers in itertools.product(range(len(strings)), repeat=len(queries)):
+        prompts = [
+            task.observer_prompt(query, [strings[answer]] if transfer else [])
+            for query, answer in zip(queries, answers, strict=True)
+        ]
+        pioneer = scores[np.arange(len(queries)), list(answers)].mean()
+        observer = sum(
+            scores[[i for i, seen in enumerate(prompts) if seen == prompt]].sum(axis=0).max()
+            for prompt in set(prompts)
+        ) / len(queries)
+        best = max(best, (pioneer + observer, (pioneer, observer)))
+    assert best[1] == pytest.approx(task.optimum(1, transfer), rel=1e-12)
+
+
+def test_toy_optimum_has_one_entry_per_role():
+    assert cory_env.make_task("toy").optimum(3, False) == (1, 1 / 8, 1 / 8, 1 / 8)
+    assert cory_env.make_task("toy").optimum(0) == (1,)
+
+
+def test_imdb_prompts_are_those_of_the_paper():
+    task = cory_env.make_task("imdb")
+    assert task.pioneer_prompt("This film") == "This film"
+    assert task.observer_prompt("This film", [" was fine."]) == (
+        'I can make this sentence "This film was fine." more positive: This film'
+    )
+    assert task.observer_prompt("This film", [" was fine.", " shone."]) == (
+        'I can make these sentences "This film was fine.", "This film shone." more positive: '
+        "This film"
+    )
+    assert task.observer_prompt("This film", []) == "This film"
+
+
+def test_imdb_queries_are_short_and_disjoint_between_the_splits():
+    train, test = (
+        {example.query for example in cory_env.make_task("imdb", split=split).examples}
+        for split in ("train", "test")
+    )
+    assert min(len(train), len(test)) > 10_000
+    # Whole reviews are disjoint; a beginning such as "I was given" may occur in both.
+    assert len(train & test) < 0.1 * len(test)
+    assert max(len(query.split()) for query in train | test) <= 8
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="'imdb'.*'toy'.*got 'imbd'"):
+        cory_env.make_task("imbd")
+    with pytest.raises(ValueError, match="'match'.*'sentiment'.*got 'sentimant'"):
+        cory_env.make_reward("sentimant")
+    with pytest.raises(ValueError, match="'train', 'test'.*got 'dev'"):
+        cory_env.make_task("imdb", split="dev")
+
+
+def test_a_registered_task_and_reward_are_found_by_all_forms():
+    try:
+        cory_env.register_task("silent")(lambda split: Silent())
+        cory_env.register_reward("zero")(lambda: lambda e, r: np.zeros(len(r)))
+        games = cory_env.vector_env(2, "silent", reward="zero")
+        assert games.reset() == ["a", "a"]
+        with pytest.raises(ValueError, match=r"new task name, got 'silent'"):
+            cory_env.register_task("silent")(Silent)
+        with pytest.raises(ValueError, match=r"new reward name, got 'match'"):
+            cory_env.register_reward("match")(MatchReward)
+    finally:
+        TASKS.pop("silent", None)
+        REWARDS.pop("zero", None)

@@ -1,7 +1,8 @@
-"""Language models that share what they can: one base with named LoRA adapters, or one full copy per policy.
+"""The models of a run: one base with named LoRA adapters, or one full copy per policy.
 
-A backbone answers for every policy and for the reference model, whose name is None. With LoRA the reference is the base
-with all adapters off; with full fine-tuning it is a frozen copy. `use_adapter` is the only place that switches adapters.
+A backbone answers for every policy and for the reference model, whose name is None. With LoRA the
+reference is the base with all adapters off; with full fine-tuning it is a frozen copy.
+`use_adapter` is the only place that switches adapters.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def use_adapter(self, name: str | None) -> Any:
-        """Return a context manager that yields the causal LM of a policy, or of the reference (None)."""
+        """Return a context manager that yields a policy's causal LM, or the reference's (None)."""
 
     @abstractmethod
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
@@ -112,8 +113,8 @@ class LoraBackbone(Backbone):
         config = LoraConfig(
             r=rank,
             lora_alpha=2 * rank,
-            # Every linear layer but the head: "LoRA Without Regret" (Schulman et al. 2025) finds that RL
-            # matches full fine-tuning if the MLP is adapted, too.
+            # Every linear layer but the head: "LoRA Without Regret" (Schulman et al. 2025) finds
+            # that RL matches full fine-tuning if the MLP is adapted, too.
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
@@ -154,8 +155,8 @@ class LoraBackbone(Backbone):
         yield base
 
     def _restore_gradients(self) -> None:
-        # peft turns gradients off for every adapter it deactivates. Two forwards under two adapters and one backward would
-        # leave the first without a gradient, and without an error.
+        # peft turns gradients off for every adapter it deactivates. Two forwards under two adapters
+        # and one backward would leave the first without a gradient, and without an error.
         for parameters in self._parameters.values():
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
@@ -187,7 +188,8 @@ class FullBackbone(Backbone):
         device: torch.device,
     ):
         super().__init__(tokenizer, device)
-        # Master weights stay in float32, or small updates would be lost; autocast computes in `dtype`.
+        # Master weights stay in float32, or small updates would be lost; autocast computes in
+        # `dtype`.
         base = base.float().to(device).eval()
         self._autocast = dtype if dtype != torch.float32 else None
         self.models: dict[str | None, PreTrainedModel] = {
@@ -229,9 +231,7 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """Return the dtype to compute in; `auto` takes bfloat16 where the hardware multiplies it."""
     if dtype != "auto":
         return getattr(torch, dtype)
-    fast = device.type == "cuda" or (
-        device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    )
+    fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
     return torch.bfloat16 if fast else torch.float32
 
 

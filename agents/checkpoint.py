@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON, written whole or not at all, verified when read.
 
-A checkpoint is a folder `step_<n>` with `state.safetensors`, `state.json` and the checksum of both in `manifest.json`.
-It is built under another name, synced to disk and then renamed.
+A checkpoint is a folder `step_<n>` with `state.safetensors`, `state.json` and the checksum of both
+in `manifest.json`. It is built under another name, synced to disk and then renamed.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(path / _FILES[0]), meta
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(
-            f"Expected a whole checkpoint in {path}, got a damaged one ({error}): delete this folder to resume "
-            "from the one before."
+            f"Expected a whole checkpoint in {path}, got a damaged one ({error}): delete this "
+            "folder to resume from the one before."
         ) from error
 
 

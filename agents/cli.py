@@ -1,7 +1,7 @@
 """The command line: `python -m agents train | evaluate | report`.
 
-The only place that parses flags and turns an error of the user into one line and exit code 2. Heavy imports wait until
-the flags are understood.
+The only place that parses flags and turns an error of the user into one line and exit code 2. Heavy
+imports wait until the flags are understood.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -129,7 +128,11 @@ def _evaluate(argv: list[str]) -> int:
     from agents.run import evaluate
 
     evaluation = evaluate(
-        flags.run, split=flags.split, num_queries=flags.queries, greedy=flags.greedy, seed=flags.seed
+        flags.run,
+        split=flags.split,
+        num_queries=flags.queries,
+        greedy=flags.greedy,
+        seed=flags.seed,
     )
     print_evaluation(evaluation, Console())
     return 0

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
+
+_AT_LEAST_0 = (
+    *("seed", "observers", "swap_every", "kl_coef", "kl_target", "value_clip", "value_coef"),
+    *("max_new_tokens", "evaluation_queries"),
+)
+_AT_LEAST_1 = (
+    *("iterations", "lora_rank", "batch_size", "minibatch_size", "epochs"),
+    *("save_every", "keep", "sample_every"),
+)
+_ABOVE_0 = (
+    *("learning_rate", "critic_learning_rate", "max_grad_norm", "clip", "temperature", "top_p"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +30,8 @@ class TrainConfig:
     task: str = "imdb"
     """Registered task: `imdb`, `toy`, or one of your own."""
     algorithm: str = "mappo"
-    """`mappo` (central critic), `ippo` (one critic per policy, the paper's form), or `ppo` (the single-agent
+    """`mappo` (central critic), `ippo` (one critic per policy, the paper's form), or `ppo` (the
+    single-agent
     baseline: `ippo` on a game without observers)."""
     out: str = ""
     """Run folder; empty for runs/TASK."""
@@ -28,7 +41,8 @@ class TrainConfig:
     """Batches of episodes to learn from; >= 1."""
 
     model: str = "embedded"
-    """`embedded`, `tiny` (untrained, for the task's own vocabulary), a folder, or a name on the hub."""
+    """`embedded`, `tiny` (untrained, for the task's own vocabulary), a folder, or a name on the
+    hub."""
     adapter: Literal["lora", "full"] = "lora"
     """Train LoRA adapters on one shared base, or one full copy of the model per policy."""
     lora_rank: int = 16
@@ -49,11 +63,11 @@ class TrainConfig:
     swap_every: int = 5
     """Iterations between two role exchanges (T_REx); 0 for none."""
     credit: Literal["causal", "shared"] = "causal"
-    """`causal` leaves out of an agent's return what was decided before its turn, a constant that is only noise to
-    it; `shared` keeps the whole shared reward."""
+    """`causal` leaves out of an agent's return what was decided before its turn, a constant that is
+    only noise to it; `shared` keeps the whole shared reward."""
     handover: Literal["sampled", "value"] = "sampled"
-    """What stands for the later agents' rewards in an agent's return: the sampled ones, or the critic's value of
-    the next agent's first state."""
+    """What stands for the later agents' rewards in an agent's return: the sampled ones, or the
+    critic's value of the next agent's first state."""
 
     batch_size: int = 128
     """Episodes per iteration."""
@@ -69,8 +83,9 @@ class TrainConfig:
     """Gradients of a policy are scaled down to this norm; > 0."""
 
     kl: Literal["exact", "k1", "detached"] = "exact"
-    """`exact`: full-vocabulary KL with its direct gradient. `k1`: the sampled log-ratio in the reward.
-    `detached`: the exact KL as a reward only, as the paper has it; it does not restrain the token itself."""
+    """`exact`: full-vocabulary KL with its direct gradient. `k1`: the sampled log-ratio in the
+    reward. `detached`: the exact KL as a reward only, as the paper has it; it does not restrain the
+    token itself."""
     kl_coef: float = 0.3
     """η, price of one nat; >= 0."""
     kl_target: float = 0.0
@@ -79,7 +94,8 @@ class TrainConfig:
     clip: float = 0.2
     """PPO clip range ε; > 0."""
     value_clip: float = 0.0
-    """Clip range of values; 0 for none (it depends on the scale of the reward; the paper has 0.2)."""
+    """Clip range of values; 0 for none (it depends on the scale of the reward; the paper has
+    0.2)."""
     value_coef: float = 1.0
     """Weight of the value loss; the critic shares no weights with the policies."""
     gamma: float = 1.0
@@ -87,7 +103,8 @@ class TrainConfig:
     gae_lambda: float = 0.95
     """λ of GAE in [0, 1]."""
     whiten_advantages: bool = True
-    """Shift and scale advantages to mean 0 and variance 1, per role; the direct KL term is scaled alike."""
+    """Shift and scale advantages to mean 0 and variance 1, per role; the direct KL term is scaled
+    alike."""
 
     max_new_tokens: int = 0
     """Longest response; 0 for the task's own."""
@@ -107,34 +124,35 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges and cross-field rules."""
-        at_least = {"seed": 0, "observers": 0, "swap_every": 0, "kl_coef": 0, "kl_target": 0, "value_clip": 0,
-                    "value_coef": 0, "max_new_tokens": 0, "evaluation_queries": 0, "iterations": 1,
-                    "lora_rank": 1, "batch_size": 1, "minibatch_size": 1, "epochs": 1, "save_every": 1,
-                    "keep": 1, "sample_every": 1}  # fmt: skip
-        for name, bound in at_least.items():
-            _expect(getattr(self, name) >= bound, name, f"at least {bound}", getattr(self, name))
-        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm", "clip", "temperature", "top_p"):
+        for name in _AT_LEAST_0:
+            _expect(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        for name in _AT_LEAST_1:
+            _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in _ABOVE_0:
             _expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("gamma", "gae_lambda", "top_p"):
             _expect(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
-        for field in fields(self):
-            if (choices := getattr(_hints()[field.name], "__args__", None)) is not None:
-                value = getattr(self, field.name)
-                _expect(value in choices, field.name, f"one of {', '.join(choices)}", value)
+        for name, kind in get_type_hints(TrainConfig).items():
+            if choices := get_args(kind):
+                value = getattr(self, name)
+                _expect(value in choices, name, f"one of {', '.join(choices)}", value)
         if self.batch_size % self.minibatch_size:
             raise ValueError(
                 f"Expected minibatch_size to divide batch_size, got {self.minibatch_size} and "
-                f"{self.batch_size}: try --minibatch-size {_divisor(self.batch_size, self.minibatch_size)}."
+                f"{self.batch_size}: try --minibatch-size "
+                f"{_divisor(self.batch_size, self.minibatch_size)}."
             )
         if self.algorithm == "ppo" and self.observers:
             raise ValueError(
-                f"Expected no observers with algorithm ppo, the single-agent baseline, got {self.observers}: "
-                "pass --observers 0, or --algorithm ippo for the same learner with observers."
+                f"Expected no observers with algorithm ppo, the single-agent baseline, got "
+                f"{self.observers}: pass --observers 0, or --algorithm ippo for the same "
+                "learner with observers."
             )
         if self.handover == "value" and self.reward_sharing not in ("collective", "mean"):
             raise ValueError(
-                "Expected reward_sharing collective or mean with handover value (the next agent's value must "
-                f"be worth as much to the one before), got {self.reward_sharing}: pass --handover sampled."
+                "Expected reward_sharing collective or mean with handover value (the next agent's "
+                f"value must be worth as much to the one before), got {self.reward_sharing}: "
+                "pass --handover sampled."
             )
 
     @property
@@ -179,9 +197,3 @@ def _expect(holds: bool, name: str, rule: str, value: object) -> None:
 
 def _divisor(number: int, near: int) -> int:
     return max(d for d in range(1, min(near, number) + 1) if number % d == 0)
-
-
-def _hints() -> dict[str, Any]:
-    from typing import get_type_hints
-
-    return get_type_hints(TrainConfig)

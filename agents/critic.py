@@ -1,9 +1,10 @@
 """Critics: value functions of what an agent, or the whole team, has read and written so far.
 
-A critic is a small network on the frozen reference model's hidden states, told the seat. It costs no backward pass
-through the language model, and what it sees does not move while the policies learn. A *local* critic reads an agent's
-own prompt and response; a *central* one (MAPPO, Yu et al. 2022, arXiv 2103.01955) reads the joint history: all earlier
-prompts and responses before them.
+A critic is a small network on the frozen reference model's hidden states, told the seat. It costs
+no backward pass through the language model, and what it sees does not move while the policies
+learn. A *local* critic reads an agent's own prompt and response; a *central* one (MAPPO, Yu et al.
+2022, arXiv 2103.01955) reads the joint
+history: all earlier prompts and responses before them.
 """
 
 from __future__ import annotations

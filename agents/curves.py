@@ -108,6 +108,7 @@ def plane_svg(rows: Sequence[MetricRow]) -> str:
         ends.append((points[-1][1], name, colour))
     axes.margins(0.06)
     _label_ends(figure, axes, ends)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=_ROUND_STEPS))
     axes.set_xlabel("KL to the reference, nats", labelpad=2)
     return _svg(figure, "plane-")
 
@@ -234,11 +235,11 @@ def _svg(figure: Figure, prefix: str) -> str:
     """Write a figure as an `<svg>` element whose ids begin with `prefix`."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
+        figure.savefig(buffer, format="svg")
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # In HTML neither namespaces nor a fixed size are needed; ids, styles and fonts are the page's.
+    # HTML needs no namespaces and no fixed size; ids, styles and fonts are the page's; the metadata
+    # hold the date.
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', svg, count=1)
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)

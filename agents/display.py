@@ -177,7 +177,7 @@ def _policy_cells(
 
 
 def _latest_texts(samples: Mapping[str, SampleRow]) -> RenderableType:
-    names = sorted(name for name in samples if name != REFERENCE)
+    names = sorted(samples)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, min_width=max((len(name) for name in names), default=0))
     grid.add_column(no_wrap=True, overflow="ellipsis")

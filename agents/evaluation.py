@@ -1,7 +1,7 @@
-"""Score policies on held-out queries: each alone on the query, the team in turn, and the reference model.
+"""Score policies on held-out queries: each alone, the team in turn, and the reference model.
 
-A policy that will be used is used alone: its figures as the pioneer, on `s0`, are those that count. All KL is exact, summed
-over the response, against the policy's own prompt.
+A policy that will be used is used alone: its figures as the pioneer, on `s0`, are those that count.
+All KL is exact, summed over the response, against the policy's own prompt.
 """
 
 from __future__ import annotations
@@ -178,5 +178,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         table.add_column(heading, justify="right")
     for row in evaluation["rows"]:
         figures = [row[key] for key in keys]
-        table.add_row(row["name"], *(f"{m:.2f} [{low:.2f}, {high:.2f}]" for m, low, high in figures))
+        table.add_row(
+            row["name"], *(f"{m:.2f} [{low:.2f}, {high:.2f}]" for m, low, high in figures)
+        )
     console.print(table)

@@ -1,6 +1,7 @@
 """The learner's mathematics: pure functions of tensors, no state, no models.
 
-Every function over (B, T) tensors takes the response mask (True = counts) and never lets a masked entry through.
+Every function over (B, T) tensors takes the response mask (True = counts) and never lets a masked
+entry through.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def whiten(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nucleus_mask(logits: Tensor, top_p: float) -> Tensor:
-    """Mark the smallest set of tokens whose probability reaches `top_p` (Holtzman et al. 2020, arXiv 1904.09751).
+    """Mark the smallest set of tokens whose probability reaches `top_p`.
+
+    Source: Holtzman et al. 2020, arXiv 1904.09751.
 
     Args:
         logits: (..., V).
@@ -49,7 +52,8 @@ def sampling_log_probs(
 ) -> Tensor:
     """Log-probabilities of the distribution that tokens are drawn from.
 
-    Sampling and scoring both go through this function, so their ratio is 1 until the policy has moved.
+    Sampling and scoring both go through this function, so their ratio is 1 until the policy has
+    moved.
 
     Args:
         logits: (..., V).
@@ -98,7 +102,7 @@ def _expectation(log_probs: Tensor, values: Tensor) -> Tensor:
 
 
 def token_rewards(final_rewards: Tensor, penalties: Tensor, mask: Tensor) -> Tensor:
-    """Spread an episode's reward and penalties over its tokens: −penalty at each, the reward at the last.
+    """Spread an episode over its tokens: −penalty at each, the reward at the last.
 
     Args:
         final_rewards: (B,).
@@ -123,8 +127,9 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates: A_t = Σ_k (γλ)^k δ_{t+k}, δ_t = r_t + γ V_{t+1} − V_t.
 
-    Source: Schulman et al. 2016, arXiv 1506.02438, eq. 16. The value after the last token is 0: a response that ends has
-    no future, also when it ends at its length limit, since the game ends it there.
+    Source: Schulman et al. 2016, arXiv 1506.02438, eq. 16. The value after the last token is 0: a
+        response that ends has no future, also when it ends at its length limit, since the game ends
+        it there.
 
     Args:
         rewards: (B, T) at times [0, T).
@@ -157,7 +162,7 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None
 ) -> Tensor:
-    """Half the squared error per token, with values held within `clip` of the old ones if it is given.
+    """Half the squared error per token, with values held within `clip` of the old ones, if given.
 
     Source: the larger of both errors, as in OpenAI baselines' ppo2.
     """
@@ -169,7 +174,7 @@ def clipped_value_loss(
 
 
 def explained_variance(predictions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """1 − Var(target − prediction) / Var(target) over the entries that count; 0 for a constant target."""
+    """1 − Var(target − prediction) / Var(target) where it counts; 0 for a constant target."""
     targets, residuals = targets[mask], (targets - predictions)[mask]
     variance = targets.var(unbiased=False)
     return torch.where(

@@ -1,4 +1,4 @@
-"""A policy: a language model that samples responses and scores them under the very same distribution."""
+"""A policy: a language model that samples responses and scores them under one distribution."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class LLMPolicy:
         if int(lengths[longest]) + max_new_tokens > backbone.context:
             raise ValueError(
                 f"Expected a prompt of at most {backbone.context - max_new_tokens} tokens (context "
-                f"{backbone.context} less {max_new_tokens} new ones), got {int(lengths[longest])} in "
+                f"{backbone.context} less {max_new_tokens} new ones), got "
+                f"{int(lengths[longest])} in "
                 f"{prompts[longest][:60]!r}…: shorten the query or lower max_new_tokens."
             )
         return ids.long().to(backbone.device), mask.to(backbone.device)
@@ -125,7 +126,8 @@ class LLMPolicy:
     def score(self, tokens: TokenBatch, ref_hidden: Tensor) -> Scores:
         """Score responses under the sampling distribution, differentiably.
 
-        Memory for distributions is `CHUNK_TOKENS` × V whatever the batch: chunks are recomputed in the backward pass.
+        Memory for distributions is `CHUNK_TOKENS` × V whatever the batch: chunks are recomputed in
+        the backward pass.
 
         Args:
             tokens: B responses.

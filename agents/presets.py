@@ -1,4 +1,4 @@
-"""Named starting points for a run: functions of a task, returning the fields that differ from the defaults."""
+"""Named starting points for a run: the fields that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -16,19 +16,40 @@ def imdb() -> dict[str, Any]:
 def toy() -> dict[str, Any]:
     """Two tiny untrained models learn to reverse a string, and to trust each other."""
     return {
-        "task": "toy", "model": "tiny", "adapter": "full", "dtype": "float32", "kl_coef": 0.0, "iterations": 150,
-        "learning_rate": 1e-3, "credit": "causal",
-    }  # fmt: skip
+        "task": "toy",
+        "model": "tiny",
+        "adapter": "full",
+        "dtype": "float32",
+        "kl_coef": 0.0,
+        "iterations": 150,
+        "learning_rate": 1e-3,
+        "credit": "causal",
+    }
 
 
 def paper_imdb() -> dict[str, Any]:
     """Table 1 of the paper: GPT2-Large and the classifier it names; needs the hub and a GPU."""
     return {
-        "task": "imdb", "algorithm": "ippo", "model": "gpt2-large", "adapter": "full", "reward": "lvwerra/distilbert-imdb",
-        "iterations": 100, "batch_size": 256, "minibatch_size": 256, "epochs": 4, "learning_rate": 1.41e-5,
-        "kl": "detached", "kl_coef": 0.3, "clip": 0.2, "value_clip": 0.2, "value_coef": 0.1, "gamma": 1.0, "gae_lambda": 0.95,
-        "swap_every": 5, "credit": "shared",
-    }  # fmt: skip
+        "task": "imdb",
+        "algorithm": "ippo",
+        "model": "gpt2-large",
+        "adapter": "full",
+        "reward": "lvwerra/distilbert-imdb",
+        "iterations": 100,
+        "batch_size": 256,
+        "minibatch_size": 256,
+        "epochs": 4,
+        "learning_rate": 1.41e-5,
+        "kl": "detached",
+        "kl_coef": 0.3,
+        "clip": 0.2,
+        "value_clip": 0.2,
+        "value_coef": 0.1,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "swap_every": 5,
+        "credit": "shared",
+    }
 
 
 PRESETS: dict[str, Preset] = {"imdb": imdb, "toy": toy, "paper-imdb": paper_imdb}

@@ -150,13 +150,13 @@ def _headline(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
         + "</dl>\n</article>\n"
         for index, name in enumerate(names)
     )
-    share = "The last iteration" if window == 1 else f"Means over the last {window} iterations"
+    share = "last iteration" if window == 1 else f"mean over the last {window} iterations"
     if role_swaps(rows) and _is_balanced(rows[-window:], rows, names):
         share += ", in which every policy had each role equally often"
     return (
         f'<section aria-label="Start and end">\n<div class="cards">\n{cards}</div>\n'
-        f'<p class="note">{share}, after “from” the first, which the untrained model sampled. '
-        "All on training queries.</p>\n</section>"
+        f'<p class="note">Large: {share}; “from”: the first iteration, sampled by the untrained '
+        "model. All on training queries.</p>\n</section>"
     )
 
 
@@ -268,11 +268,13 @@ def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> str:
         colour = _colour_class(names.index(name)) if name in names else ""
         cells = "".join(_interval_cell(_triple(row, key), scales[key]) for key, _ in columns)
         body.append(f'<tr class="{colour}"><th scope="row">{_text(name)}</th>{cells}</tr>\n')
+    greedy = evaluation.get("greedy")
+    decoding = ", answered greedily" if greedy is True else ", sampled" if greedy is False else ""
     return (
         "<section>\n<h2>Evaluation</h2>\n"
         f'<p class="note">{_text(evaluation.get("num_queries", "?"))} queries of the '
-        f"{_text(evaluation.get('split', '?'))} split that training did not see; below each mean "
-        "its 95 % bootstrap interval, drawn to one scale per column.</p>\n"
+        f"{_text(evaluation.get('split', '?'))} split{decoding}; beside each mean its 95 % "
+        "bootstrap interval, drawn to one scale per column.</p>\n"
         f'<div class="wide"><table class="evaluation">\n<thead><tr><th></th>{head}</tr></thead>\n'
         f"<tbody>\n{''.join(body)}</tbody></table></div>\n</section>"
     )
@@ -399,12 +401,12 @@ def _value(value: object) -> str:
 
 
 def _figure(value: float) -> str:
-    """Three significant digits or two decimals, with a true minus sign; a dash for NaN."""
+    """Two decimals, two digits below 0.1, with a true minus sign; a dash for NaN."""
     if math.isnan(value):
         return "–"
     digits = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
     if 0 < abs(value) < 0.1:
-        digits = f"{value:.3g}"
+        digits = f"{value:.2g}"
     return digits.replace("-", "−")
 
 

@@ -10,7 +10,8 @@ import torch
 from agents.policy import LLMPolicy
 from agents.types import Rollout, Turn
 from cory_env import Example
-from cory_env.game import share
+from cory_env.game import RewardSharing, share
+from cory_env.types import Float64Array
 from cory_env.vector import VectorEnv
 
 
@@ -50,20 +51,10 @@ def collect(
     rewards = np.stack([games.task_rewards[role] for role, _, _ in played], axis=1)
     turns = []
     for seat, (role, prompts, tokens) in enumerate(played):
-        earlier, now, later = (np.zeros_like(rewards) for _ in range(3))
-        earlier[:, :seat], now[:, seat], later[:, seat + 1 :] = (
-            rewards[:, :seat],
-            rewards[:, seat],
-            rewards[:, seat + 1 :],
-        )
-        decided = now if causal_credit else earlier + now
-        paid_now, paid_later, own = (
-            torch.tensor(r, dtype=torch.float32, device=device)
-            for r in (
-                share(decided, games.rules.reward_sharing)[:, seat],
-                share(later, games.rules.reward_sharing)[:, seat],
-                rewards[:, seat],
-            )
+        parts = split_credit(rewards, seat, games.rules.reward_sharing, causal=causal_credit)
+        now, later, own = (
+            torch.tensor(part, dtype=torch.float32, device=device)
+            for part in (*parts, rewards[:, seat])
         )
         turns.append(
             Turn(
@@ -73,8 +64,33 @@ def collect(
                 responses=[response.text for response in games.responses[role]],
                 tokens=tokens,
                 task_rewards=own,
-                rewards_now=paid_now,
-                rewards_later=paid_later,
+                rewards_now=now,
+                rewards_later=later,
             )
         )
     return Rollout(turns=tuple(turns), queries=[example.query for example in games.examples])
+
+
+def split_credit(
+    task_rewards: Float64Array, seat: int, sharing: RewardSharing, *, causal: bool
+) -> tuple[Float64Array, Float64Array]:
+    """Split what an agent is paid into what its turn decides and what later turns decide.
+
+    What was decided before its turn is a constant of the state it acts in: left out, the expected
+    gradient is the same and its variance smaller.
+
+    Args:
+        task_rewards: (B, A) in turn order.
+        seat: the agent's place in turn order.
+        sharing: how rewards are shared.
+        causal: leave out what earlier turns decided, instead of counting it to the agent's own.
+
+    Returns:
+        (B,) now and (B,) later; with `causal` false their sum is the agent's reward.
+    """
+    decided = np.zeros_like(task_rewards)
+    later = np.zeros_like(task_rewards)
+    first = seat if causal else 0
+    decided[:, first : seat + 1] = task_rewards[:, first : seat + 1]
+    later[:, seat + 1 :] = task_rewards[:, seat + 1 :]
+    return share(decided, sharing)[:, seat], share(later, sharing)[:, seat]

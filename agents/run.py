@@ -20,7 +20,12 @@ from cory_env import make_task
 
 
 def evaluate(
-    run: str | Path, *, split: str = "test", num_queries: int = 512, greedy: bool = False, seed: int = 0
+    run: str | Path,
+    *,
+    split: str = "test",
+    num_queries: int = 512,
+    greedy: bool = False,
+    seed: int = 0,
 ) -> Evaluation:
     """Score the policies of a run's last checkpoint: each alone, as a team, and the reference.
 
@@ -75,7 +80,9 @@ def read_config(run: Path) -> TrainConfig:
     try:
         return TrainConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"Expected a configuration in {path}, got something else: {error}") from error
+        raise ValueError(
+            f"Expected a configuration in {path}, got something else: {error}"
+        ) from error
 
 
 def load_policy(

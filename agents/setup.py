@@ -23,7 +23,8 @@ def build_reward(config: TrainConfig, task: Task) -> Reward:
         return ClassifierReward(name, device=str(pick_device(config.device)))
     except ValueError as error:
         raise ValueError(
-            f"Expected a registered reward ({', '.join(REWARDS)}) or a sequence classifier, got {name!r}: {error}"
+            f"Expected a registered reward ({', '.join(REWARDS)}) or a sequence classifier, "
+            f"got {name!r}: {error}"
         ) from error
 
 

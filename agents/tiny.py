@@ -1,4 +1,4 @@
-"""An untrained model of a hundred thousand parameters for a task that has a vocabulary of its own."""
+"""A small untrained model for a task that has a vocabulary of its own."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def tiny_model(task: Task, seed: int) -> tuple[LlamaForCausalLM, PreTrainedToken
     """
     if not isinstance(task.tokenizer, SymbolTokenizer):
         raise ValueError(
-            f"Expected a task with a vocabulary of its own (such as toy) for the model tiny, got {task.name!r}: "
-            "pass --model embedded."
+            "Expected a task with a vocabulary of its own (such as toy) for the model tiny, got "
+            f"{task.name!r}: pass --model embedded."
         )
     tokenizer = symbol_tokenizer(task.tokenizer)
     config = LlamaConfig(

@@ -1,7 +1,8 @@
 """The training loop: assign roles → collect → prepare → update → log → sample → save.
 
-Everything that belongs to a policy (adapter, optimiser, local critic, KL controller, random state) is found under the
-policy's name and stays there: a role exchange changes who is asked first, nothing else.
+Everything that belongs to a policy (adapter, optimiser, local critic, KL controller, random state)
+is found under the policy's name and stays there: a role exchange changes who is asked first,
+nothing else.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ class Trainer:
             observers=config.observers,
         )
         # Seeds of the parts must not coincide: children of one SeedSequence are independent.
-        seeds = [int(s) for s in np.random.SeedSequence(config.seed).generate_state(3 * len(names) + 1)]
+        seeds = [
+            int(s) for s in np.random.SeedSequence(config.seed).generate_state(3 * len(names) + 1)
+        ]
         self.games.reset(seed=seeds.pop())
         self.policies = {
             name: LLMPolicy(
@@ -232,7 +235,9 @@ class Trainer:
         for name in self.policies:
             for key, parameter in self.backbone.parameters(name).items():
                 parameter.copy_(tensors[f"policy/{name}/{key}"])
-            critic = {key: tensors[f"critic/{name}/{key}"] for key in self.critics[name].state_dict()}
+            critic = {
+                key: tensors[f"critic/{name}/{key}"] for key in self.critics[name].state_dict()
+            }
             self.critics[name].load_state_dict(critic)
             restore_optimizer(f"optimizer/{name}", self.optimizers[name], tensors)
             restore_optimizer(f"critic_optimizer/{name}", self.critic_optimizers[name], tensors)
@@ -250,7 +255,8 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         console: where to show progress.
 
     Raises:
-        ValueError: if the configuration or the run folder is unusable; nothing has been written then.
+        ValueError: if the configuration or the run folder is unusable; nothing has been written
+            then.
     """
     folder, console = config.run_folder, console or Console()
     check_run_folder(config, resume)
@@ -276,7 +282,9 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     evaluation = None if interrupted else _finish(trainer, folder, console)
     report = write_report(folder)
     if interrupted:
-        console.print(f"Interrupted after {done} iterations. Go on with --resume; {report} shows them.")
+        console.print(
+            f"Interrupted after {done} iterations. Go on with --resume; {report} shows them."
+        )
     else:
         console.print(f"The run is in {folder}, its page is {report}.")
     metrics = read_metrics(folder / "metrics.jsonl")
@@ -294,23 +302,31 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
     if resume:
         if not list_checkpoints(folder / "checkpoints"):
             raise ValueError(
-                f"Expected a run with a checkpoint in {folder} to resume, found none: leave out --resume, or "
-                "name the run with --out."
+                f"Expected a run with a checkpoint in {folder} to resume, found none: leave out "
+                "--resume, or name the run with --out."
             )
         before = TrainConfig.from_json(json.loads(stored.read_text(encoding="utf-8"))).to_json()
         for name, value in config.to_json().items():
             if name not in MAY_CHANGE_ON_RESUME and before[name] != value:
                 raise ValueError(
-                    f"Expected {name}={before[name]!r} as in the run to resume, got {value!r}: resume without it, or "
-                    "begin a new run with another --out."
+                    f"Expected {name}={before[name]!r} as in the run to resume, got {value!r}: "
+                    "resume without it, or begin a new run with another --out."
                 )
     elif stored.exists():
-        raise ValueError(f"Expected a new folder, got the run {folder}: pass --resume to go on, or another --out.")
+        raise ValueError(
+            f"Expected a new folder, got the run {folder}: pass --resume to go on, or another "
+            "--out."
+        )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"Expected a new or empty folder for the run, got {folder}, which holds something else: pass another --out.")
+        raise ValueError(
+            f"Expected a new or empty folder for the run, got {folder}, which holds something "
+            "else: pass another --out."
+        )
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
-        raise ValueError(f"Expected a folder that can be written, got {parent}: pass another --out.")
+        raise ValueError(
+            f"Expected a folder that can be written, got {parent}: pass another --out."
+        )
 
 
 def _restore(trainer: Trainer, folder: Path) -> int:
@@ -325,7 +341,9 @@ def _reference_samples(trainer: Trainer) -> list[Any]:
     return _samples(trainer, 0, {REFERENCE: reference})
 
 
-def _samples(trainer: Trainer, iteration: int, policies: dict[str, LLMPolicy] | None = None) -> list[Any]:
+def _samples(
+    trainer: Trainer, iteration: int, policies: dict[str, LLMPolicy] | None = None
+) -> list[Any]:
     return sample_texts(
         policies or trainer.policies,
         trainer.test_task,
@@ -363,7 +381,7 @@ def _finish(trainer: Trainer, folder: Path, console: Console) -> Evaluation | No
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Collect the first interrupt instead of raising it, so that an iteration is never cut; the second one raises."""
+    """Collect the first interrupt, so that no iteration is cut; the second one raises."""
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
 """What the parts of the learner hand to each other.
 
-Axis legend, used in every docstring of the package: B episodes, T response tokens, L prompt tokens, V vocabulary,
-D hidden width. A mask is True where an entry counts. Rewards, KL and combined rewards are per episode, log-probs, KL and
-entropies per token in nats.
+Axis legend, used in every docstring of the package: B episodes, T response tokens, L prompt tokens,
+V vocabulary, D hidden width. A mask is True where an entry counts. Rewards, KL and combined rewards
+are per episode, log-probs, KL and entropies per token in nats.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Turn:
     task_rewards: Tensor
     """(B,) the policy's own task reward."""
     rewards_now: Tensor
-    """(B,) the part of the shared reward that is decided by this turn (with `shared` credit, also by earlier ones)."""
+    """(B,) the part of the shared reward that is decided by this turn (with `shared` credit, also
+    by earlier ones)."""
     rewards_later: Tensor
     """(B,) the part that later turns decide."""
 

@@ -259,23 +259,27 @@ class raw_env(AECEnv[str, Observation, Action]):
 
         What can fail comes first, so that an error leaves the episode as it was.
         """
-        agent, turn, prompt_ids = self.agent_selection, len(game.responses), self._prompt_ids
         game = self.rules.respond(game, response)
         if self.rules.agent_on_turn(game) is None:
             task_rewards, rewards = self.rules.payoffs([game])
+            self._record(game, response)
             self._end(game, task_rewards[0], rewards[0])
         else:
             prompt = self.rules.prompt(game)
-            self._begin_turn(game, prompt, self.rules.encode_prompt(prompt))
+            prompt_ids = self.rules.encode_prompt(prompt)
+            self._record(game, response)
+            self._begin_turn(game, prompt, prompt_ids)
+
+    def _record(self, game: GameState, response: Response) -> None:
+        """Take over the new state and show the whole response of the selected agent."""
+        agent = self.agent_selection
         self._game = game
-        self._views.show(agent, turn, prompt_ids, response.ids)
+        self._views.show(agent, len(game.responses) - 1, self._prompt_ids, response.ids)
         self.infos[agent] = {
             **self.infos[agent],
             "response": response.text,
             "truncated_response": response.truncated,
         }
-        if self._paid and self.render_mode == "human":
-            self.render()
 
     def _end(self, game: GameState, task_rewards: Float64Array, rewards: Float64Array) -> None:
         """Pay all agents and end the episode for all of them."""
@@ -285,6 +289,8 @@ class raw_env(AECEnv[str, Observation, Action]):
             self.infos[agent] = {**self.infos[agent], "task_reward": float(task_reward)}
         self._accumulate_rewards()
         self._deads_step_first()
+        if self.render_mode == "human":
+            self.render()
 
     def _current_game(self) -> GameState:
         if self._game is None:
@@ -311,3 +317,6 @@ class _OrderEnforcing(OrderEnforcingWrapper[str, Observation, Action]):
             super().step(action)
         else:
             self.env.step(action)
+
+    def __str__(self) -> str:
+        return str(self.env)

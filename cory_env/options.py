@@ -62,6 +62,8 @@ def make_rules(
         raise TypeError(f"Expected a task name or a task object, got {task!r}.")
     if reward is None:
         reward = task.reward
+    if not isinstance(reward, str) and not callable(reward):
+        raise TypeError(f"Expected a reward name or a callable, got {reward!r}.")
     return Rules(
         task=task,
         reward=make_reward(reward) if isinstance(reward, str) else reward,

@@ -1,8 +1,9 @@
 """Templated arithmetic word problems: seeded, unlimited, with their worked answers.
 
-A problem is a story about one person and one kind of thing. The number of things changes once per sentence, and the
-answer works through the same changes: `Tom has 9 shells. He loses 4 of them. How many shells does Tom have now?`
-gives `9 - 4 = 5 #### 5`. The notation `#### n` for the final number is that of GSM8K (arXiv 2110.14168).
+A problem is a story about one person and one kind of thing. The number of things changes once per
+sentence, and the answer works through the same changes: `Tom has 9 shells. He loses 4 of them. How
+many shells does Tom have now?` gives `9 - 4 = 5 #### 5`. The notation `#### n` for the final number
+is that of GSM8K (arXiv 2110.14168).
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import numpy as np
 
 from cory_env.types import Example
 
-NAMES = (
-    ("Tom", "He", "him"), ("Anna", "She", "her"), ("Sam", "He", "him"), ("Maria", "She", "her"), ("Ben", "He", "him"),
-    ("Lucy", "She", "her"), ("Omar", "He", "him"), ("Joan", "She", "her"), ("Mike", "He", "him"), ("Sara", "She", "her"),
-    ("David", "He", "him"), ("Linda", "She", "her"), ("Luke", "He", "him"), ("Mei", "She", "her"), ("Paul", "He", "him"),
-    ("Nina", "She", "her"),
-)  # fmt: skip
+_PAIRS = "Tom Anna, Sam Maria, Ben Lucy, Omar Joan, Mike Sara, David Linda, Luke Mei, Paul Nina"
+PRONOUNS = {
+    name: pronouns
+    for pair in _PAIRS.split(", ")
+    for name, pronouns in zip(pair.split(), (("He", "him"), ("She", "her")), strict=True)
+}
 ITEMS = (
-    "apples", "shells", "cards", "books", "marbles", "stickers", "cookies", "pencils", "coins", "flowers", "balloons",
-    "stamps", "eggs", "peaches", "toys", "buttons", "tickets", "games", "crayons", "stones",
-)  # fmt: skip
+    *("apples", "shells", "cards", "books", "marbles", "stickers", "cookies", "pencils", "coins"),
+    *("flowers", "balloons", "stamps", "eggs", "peaches", "toys", "buttons", "tickets", "games"),
+    *("crayons", "stones"),
+)
 CONTAINERS = ("boxes", "bags", "baskets", "packs", "jars")
 GAINS = (
     "{He} buys {k} more {items}.",
@@ -46,7 +48,8 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
     """Draw one problem with `difficulty` arithmetic steps.
 
     Returns:
-        An example whose query is the question and whose reference is the worked answer, ending in `#### n`.
+        An example whose query is the question and whose reference is the worked answer, ending in
+        `#### n`.
 
     Raises:
         ValueError: if the difficulty is not one of `DIFFICULTIES`.
@@ -54,9 +57,10 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
     if difficulty not in DIFFICULTIES:
         raise ValueError(f"Expected a difficulty in {DIFFICULTIES}, got {difficulty!r}.")
     limit = _LIMITS[difficulty]
-    (name, He, him), (friend, _, _) = (NAMES[i] for i in rng.choice(len(NAMES), size=2, replace=False))
+    name, friend = (str(name) for name in rng.choice(list(PRONOUNS), size=2, replace=False))
+    he, him = PRONOUNS[name]
     items = ITEMS[rng.integers(len(ITEMS))]
-    words = {"name": name, "He": He, "he": He.lower(), "him": him, "friend": friend, "items": items}
+    words = {"He": he, "he": he.lower(), "him": him, "friend": friend, "items": items}
 
     sentences: list[str] = []
     steps: list[str] = []
@@ -74,7 +78,7 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
         divisors = [d for d in range(2, 10) if count % d == 0]
         if len(steps) == difficulty - 1 and divisors and rng.random() < 0.25:
             people = divisors[rng.integers(len(divisors))]
-            sentences.append(f"{He} shares the {items} equally among {people} friends.")
+            sentences.append(f"{he} shares the {items} equally among {people} friends.")
             question = f"How many {items} does each friend get?"
             steps.append(f"{count} / {people} = {count // people}")
             count //= people
@@ -88,14 +92,15 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
             sentences.append(GAINS[rng.integers(len(GAINS))].format(k=k, **words))
             steps.append(f"{count} + {k} = {count + k}")
             count += k
-    return Example(query=" ".join([*sentences, question]), reference=f"{'; '.join(steps)} #### {count}")
+    query = " ".join([*sentences, question])
+    return Example(query, reference=f"{'; '.join(steps)} #### {count}")
 
 
 def pretraining_texts(rng: np.random.Generator) -> Iterator[str]:
     """Yield endless pre-training documents in the prompt format of the arithmetic tasks.
 
-    A quarter of them carries a `Reference:` before the answer, as an observer sees it; half of those are taken from
-    another problem, so that a reader cannot trust them blindly.
+    A quarter of them carries a `Reference:` before the answer, as an observer sees it; half of
+    those are taken from another problem, so that a reader cannot trust them blindly.
     """
     while True:
         difficulty = int(rng.choice(DIFFICULTIES, p=(0.4, 0.45, 0.15)))

@@ -1,0 +1,1 @@
+"""How every shipped file was made: run as `python -m recipes.NAME`."""

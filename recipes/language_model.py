@@ -1,13 +1,14 @@
-"""Pre-train the embedded language model: a 4.5M-parameter Llama on film reviews and short word problems.
+"""Pre-train the embedded language model, a 4.5M-parameter Llama, on film reviews and word problems.
 
-    python -m recipes.language_model train    --data DIR/imdb --work build/lm     # hours on a laptop; resumes by itself
-    python -m recipes.language_model evaluate --data DIR/imdb                     # bits per byte on the test reviews
-    python -m recipes.language_model sample                                       # what it writes
+    python -m recipes.language_model train --data DIR/imdb      # an hour or more; resumes by itself
+    python -m recipes.language_model evaluate --data DIR/imdb   # bits per byte on the test reviews
+    python -m recipes.language_model sample                     # what it writes
 
-`train` first learns the tokenizer (byte-level BPE, digits one by one), then the model, and writes the transformers
-folder `agents/assets/model` at the end. Matrices are trained by Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/),
-embeddings and norms by AdamW; the learning rate is constant, then falls linearly to 0 over the last 40 % of the tokens,
-so that a run can be made shorter or longer while it runs (`--tokens`). Arithmetic is in bf16, master weights in float32.
+`train` first learns the tokenizer (byte-level BPE, digits one by one), then the model, and writes
+the transformers folder `agents/assets/model` at the end. Matrices are trained by Muon (Jordan et
+al. 2024, https://kellerjordan.github.io/posts/muon/), embeddings and norms by AdamW; the learning
+rate is constant, then falls linearly to 0 over the last 40 % of the tokens, so that a run can be
+made shorter or longer while it runs (`--tokens`). Arithmetic is in bf16, master weights in float32.
 Window order depends on seed and step only: an interrupted run goes on where it was.
 """
 
@@ -29,7 +30,12 @@ import tyro
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from cory_env import word_problems
 from recipes.reviews import pretraining_texts, read_reviews
@@ -54,7 +60,7 @@ class Train:
     """Folder for the token cache, the checkpoint and the log."""
     out: Path = ASSETS
     """Where the finished model goes."""
-    tokens: int = 40_000_000
+    tokens: int = 24_000_000
     """Training tokens in all."""
     windows: int = 32
     """Windows of 256 tokens in a batch."""
@@ -79,7 +85,13 @@ class Sample:
     """Print sampled continuations."""
 
     model: Path = ASSETS
-    prompts: tuple[str, ...] = ("This film", "I went to see", "The acting", "After an hour of", "My wife and I")
+    prompts: tuple[str, ...] = (
+        "This film",
+        "I went to see",
+        "The acting",
+        "After an hour of",
+        "My wife and I",
+    )
     tokens: int = 60
     seed: int = 0
 
@@ -88,10 +100,13 @@ class Sample:
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE that starts every text with the end-of-text token and splits numbers into digits."""
+    """Learn a byte-level BPE: texts begin with the end-of-text token, digits stand alone."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     problems = islice(word_problems.pretraining_texts(np.random.default_rng(0)), len(texts) // 4)
@@ -130,7 +145,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
 
 
 def prepare_data(args: Train) -> tuple[PreTrainedTokenizerFast, np.ndarray, np.ndarray]:
-    """Return the tokenizer and the two token streams (reviews, word problems), from the cache if there is one."""
+    """Return the tokenizer and two token streams (reviews, word problems), cached on disk."""
     caches = args.work / "reviews.npy", args.work / "problems.npy"
     if not caches[1].exists():
         texts = pretraining_texts(args.data)
@@ -145,7 +160,9 @@ def prepare_data(args: Train) -> tuple[PreTrainedTokenizerFast, np.ndarray, np.n
     return tokenizer, np.load(caches[0]), np.load(caches[1])
 
 
-def batch_at(step: int, args: Train, reviews: np.ndarray, problems: np.ndarray) -> tuple[Tensor, Tensor]:
+def batch_at(
+    step: int, args: Train, reviews: np.ndarray, problems: np.ndarray
+) -> tuple[Tensor, Tensor]:
     """Return inputs and targets (B, L) of one step: a function of seed and step alone."""
     num_problems = round(args.windows * (1 - REVIEW_SHARE))
     rows = []
@@ -194,7 +211,12 @@ class LinearCrossEntropy(torch.autograd.Function):
             logits = (rows @ weight.t()).float()
             norm = logits.logsumexp(1, keepdim=True)
             total += (norm - logits.gather(1, target)).sum()
-            grad = logits.sub_(norm).exp_().scatter_add_(1, target, torch.full(target.shape, -1.0)).to(hidden.dtype)
+            grad = (
+                logits.sub_(norm)
+                .exp_()
+                .scatter_add_(1, target, torch.full(target.shape, -1.0))
+                .to(hidden.dtype)
+            )
             grad_hidden[start : start + chunk] = grad @ weight
             grad_weight += grad.t() @ rows
         ctx.save_for_backward(grad_hidden / count, grad_weight / count)
@@ -226,7 +248,7 @@ def build_model(end_of_text: int) -> LlamaForCausalLM:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Learning-rate factor in [0, 1]: 50 steps of warm-up, constant, linear to 0 over the last `DECAY_SHARE`."""
+    """Learning-rate factor in [0, 1]: warm-up, constant, linear to 0 in the last `DECAY_SHARE`."""
     return min(1.0, (step + 1) / 50, (steps - step) / (DECAY_SHARE * steps))
 
 
@@ -238,10 +260,14 @@ class Trainer:
         self.master = build_model(end_of_text)
         self.copy = build_model(end_of_text).bfloat16()
         self.trunk = torch.compile(self.copy.model)
-        matrices = [p for name, p in self.master.named_parameters() if p.ndim == 2 and "embed" not in name]
+        matrices = [
+            p for name, p in self.master.named_parameters() if p.ndim == 2 and "embed" not in name
+        ]
         others = [p for name, p in self.master.named_parameters() if p.ndim != 2 or "embed" in name]
         self.optimizers = (
-            torch.optim.Muon(matrices, lr=MUON_RATE, momentum=0.95, weight_decay=0.01, adjust_lr_fn="original"),
+            torch.optim.Muon(
+                matrices, lr=MUON_RATE, momentum=0.95, weight_decay=0.01, adjust_lr_fn="original"
+            ),
             torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
         )
         self._refresh_copy()
@@ -254,7 +280,9 @@ class Trainer:
     def step(self, inputs: Tensor, targets: Tensor, rate: float) -> float:
         """Update once and return the loss in nats per token."""
         hidden = self.trunk(input_ids=inputs, use_cache=False).last_hidden_state
-        loss = LinearCrossEntropy.apply(hidden.flatten(0, 1), self.copy.lm_head.weight, targets.flatten())
+        loss = LinearCrossEntropy.apply(
+            hidden.flatten(0, 1), self.copy.lm_head.weight, targets.flatten()
+        )
         loss.backward()
         for copied, master in zip(self.copy.parameters(), self.master.parameters(), strict=True):
             assert copied.grad is not None
@@ -271,9 +299,13 @@ class Trainer:
         tensors = {f"model/{name}": p.detach() for name, p in self.master.named_parameters()}
         for i, optimizer in enumerate(self.optimizers):
             for key, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer/{i}/{key}/{name}": torch.as_tensor(v) for name, v in state.items()}
+                tensors |= {
+                    f"optimizer/{i}/{key}/{name}": torch.as_tensor(v) for name, v in state.items()
+                }
         temporary = folder / "checkpoint.tmp"
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(step)})
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(step)}
+        )
         os.replace(temporary, folder / "checkpoint.safetensors")
         (folder / "step").write_text(str(step))
 
@@ -309,12 +341,21 @@ def train(args: Train) -> None:
     begun, losses = time.perf_counter(), []
     with open(args.work / "log.jsonl", "a", encoding="utf-8") as log:
         for step in range(first, steps):
-            losses.append(trainer.step(*batch_at(step, args, reviews, problems), rate_at(step, steps)))
+            losses.append(
+                trainer.step(*batch_at(step, args, reviews, problems), rate_at(step, steps))
+            )
             if step % 20 == 19:
                 speed = (step + 1 - first) * per_step / (time.perf_counter() - begun)
-                row = {"step": step + 1, "loss": round(sum(losses) / len(losses), 4), "tokens_per_second": round(speed)}
+                row = {
+                    "step": step + 1,
+                    "loss": round(sum(losses) / len(losses), 4),
+                    "tokens_per_second": round(speed),
+                }
                 losses = []
-                print(f"{row['step']}/{steps} {row['loss']:.4f} nats/token {speed:,.0f} tokens/s", flush=True)
+                print(
+                    f"{row['step']}/{steps} {row['loss']:.4f} nats/token {speed:,.0f} tokens/s",
+                    flush=True,
+                )
                 log.write(json.dumps(row) + "\n")
                 log.flush()
             if (step + 1) % args.save_every == 0 or step + 1 == steps:
@@ -340,7 +381,7 @@ def load(folder: Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
 
 
 def review_windows(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Iterator[np.ndarray]:
-    """Cut every review into windows of at most `CONTEXT` + 1 tokens that share one token: each token is predicted once."""
+    """Cut reviews into windows of `CONTEXT` + 1 tokens that overlap by one: each is predicted once."""
     for text in texts:
         ids = np.array([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])  # type: ignore[misc]
         for start in range(0, len(ids) - 1, CONTEXT):
@@ -348,7 +389,9 @@ def review_windows(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Iter
 
 
 @torch.inference_mode()
-def bits_per_byte(tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM, texts: list[str]) -> float:
+def bits_per_byte(
+    tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM, texts: list[str]
+) -> float:
     """Return the code length of whole reviews, their ends included, in bits per UTF-8 byte."""
     windows = sorted(review_windows(tokenizer, texts), key=len)
     nats = 0.0
@@ -365,13 +408,23 @@ def bits_per_byte(tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM, t
 
 
 @torch.inference_mode()
-def solved(tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM, difficulty: int, count: int) -> float:
+def solved(
+    tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM, difficulty: int, count: int
+) -> float:
     """Return the share of fresh word problems whose sampled answer ends in the right number."""
     rng = np.random.default_rng(2**32 + difficulty)
     problems = [word_problems.word_problem(rng, difficulty) for _ in range(count)]
-    inputs = tokenizer([f"Question: {p.query} Answer:" for p in problems], padding=True, return_tensors="pt")
+    inputs = tokenizer(
+        [f"Question: {p.query} Answer:" for p in problems], padding=True, return_tensors="pt"
+    )
     torch.manual_seed(0)
-    ids = model.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=48, do_sample=True, top_k=0)
+    ids = model.generate(
+        inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        max_new_tokens=48,
+        do_sample=True,
+        top_k=0,
+    )
     answers = tokenizer.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     right = [
         answer.partition("####")[2].split()[:1] == (p.reference or "").partition("####")[2].split()
@@ -384,7 +437,8 @@ def evaluate(args: Evaluate) -> None:
     """Print the figures of the model card."""
     tokenizer, model = load(args.model)
     texts = [review.text for review in read_reviews(args.data, "test")[: args.reviews]]
-    print(f"bits per byte on {len(texts):,} test reviews: {bits_per_byte(tokenizer, model, texts):.4f}")
+    bits = bits_per_byte(tokenizer, model, texts)
+    print(f"bits per byte on {len(texts):,} test reviews: {bits:.4f}")
     for difficulty in word_problems.DIFFICULTIES:
         share = solved(tokenizer, model, difficulty, args.problems)
         print(f"word problems of {difficulty} step(s), sampled: {share:.1%} of {args.problems}")

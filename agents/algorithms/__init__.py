@@ -6,7 +6,8 @@ from agents.algorithms.base import Algorithm
 from agents.algorithms.ppo import IPPO, MAPPO
 
 ALGORITHMS: dict[str, type[Algorithm]] = {"mappo": MAPPO, "ippo": IPPO, "ppo": IPPO}
-"""`ppo` is `ippo` on a game without observers: the baseline differs from CORY in nothing but the game."""
+"""`ppo` is `ippo` on a game without observers: the baseline differs from CORY in nothing but the
+game."""
 
 
 def algorithm_class(name: str) -> type[Algorithm]:

@@ -1,4 +1,4 @@
-"""What an algorithm is: it prepares a rollout for learning and gives a loss. It never sees the trainer."""
+"""What an algorithm is: it prepares rollouts and gives a loss. It never sees the trainer."""
 
 from __future__ import annotations
 

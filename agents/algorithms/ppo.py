@@ -1,13 +1,15 @@
-"""Clipped PPO on the regularised game, for each policy in its role; MAPPO and IPPO differ in the critic alone.
+"""Clipped PPO on the regularised game; MAPPO and IPPO differ in the critic alone.
 
-The objective of the policy in role i is J_i = E[R_i − η Σ_t KL(π_i(·|s_t) ‖ π_0(·|s_t))]. Its gradient has two terms:
+The objective of the policy in role i is J_i = E[R_i − η Σ_t KL(π_i(·|s_t) ‖ π_0(·|s_t))]. Its
+gradient has two terms:
 
     ∇J_i = E[Σ_t ∇log π(a_t|s_t) (R_i − η Σ_{t'>t} KL_t')] − η E[Σ_t ∇KL_t]
 
-The first is a policy gradient in which an action pays for the KL of *later* states; the second lowers the KL of each
-visited state directly. With the exact KL as a detached reward at its own token, as the paper and its code have it, the
-second term is missing and the first gains only noise. Sources: CORY eq. 2 (arXiv 2410.06101); PPO (arXiv 1707.06347);
-MAPPO (arXiv 2103.01955); on the missing term Tang & Munos (arXiv 2506.09477).
+The first is a policy gradient in which an action pays for the KL of *later* states; the second
+lowers the KL of each visited state directly. With the exact KL as a detached reward at its own
+token, as the paper and its code have it, the second term is missing and the first gains only noise.
+Sources: CORY eq. 2 (arXiv 2410.06101); PPO (arXiv 1707.06347); MAPPO (arXiv 2103.01955); on the
+missing term Tang & Munos (arXiv 2506.09477).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from agents.types import LossOutput, Rollout, TokenBatch, TrainBatch, Turn
 
 
 class IPPO(Algorithm):
-    """Independent PPO: each policy has a critic of its own, which reads its own prompt and response.
+    """Independent PPO: each policy has its own critic, which reads its own prompt and response.
 
     This is the paper's form, and on a game without observers the single-agent baseline.
     """
@@ -40,7 +42,7 @@ class IPPO(Algorithm):
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout) -> dict[str, TrainBatch]:
-        """Score the responses, and turn rewards into advantages, from the last turn to the first."""
+        """Score responses and turn rewards into advantages, from the last turn to the first."""
         batches: dict[str, TrainBatch] = {}
         first_values: Tensor | None = None
         for seat, turn in reversed(list(enumerate(rollout.turns))):
@@ -125,8 +127,9 @@ class IPPO(Algorithm):
     def loss(self, policy: str, batch: TrainBatch) -> LossOutput:
         """Clipped surrogate, direct KL term and value loss.
 
-        Sums over tokens are divided by B · max_new_tokens, a constant: dividing by the number of sampled tokens would
-        weigh short responses more and bias the gradient (Liu et al. 2025, arXiv 2503.20783).
+        Sums over tokens are divided by B · max_new_tokens, a constant: dividing by the number of
+        sampled tokens would weigh short responses more and bias the gradient (Liu et al. 2025,
+        arXiv 2503.20783).
         """
         config, mask = self.config, batch.response_mask
         count = len(mask) * self.max_new_tokens

@@ -13,6 +13,7 @@ from rich.console import Console
 from agents.display import duration, sparkline
 from agents.loggers import (
     MetricLogger,
+    MetricRow,
     SampleRow,
     print_before_after,
     read_metrics,
@@ -36,8 +37,8 @@ def logger_in(out: Path, total_iterations: int = 10) -> MetricLogger:
     return MetricLogger(out, total_iterations, console=plain_console()[0])
 
 
-def metrics(iteration: int, num_policies: int = 2, **other: float) -> dict[str, object]:
-    row: dict[str, object] = {
+def metrics(iteration: int, num_policies: int = 2) -> MetricRow:
+    row: MetricRow = {
         "iteration": iteration,
         "seconds": 2.0,
         "tokens_per_second": 812.4,
@@ -48,7 +49,7 @@ def metrics(iteration: int, num_policies: int = 2, **other: float) -> dict[str, 
         row[f"llm_{index}/task_reward"] = 0.5 + 0.25 * iteration
         row[f"llm_{index}/kl"] = 0.1 * iteration
         row[f"llm_{index}/combined_reward"] = 0.5 + 0.2 * iteration
-    return row | other
+    return row
 
 
 def sample(iteration: int, policy: str, response: str = " was good.") -> SampleRow:
@@ -77,7 +78,7 @@ def test_a_row_is_on_disk_as_one_line_when_log_returns(tmp_path: Path) -> None:
 
 def test_numbers_that_json_cannot_hold_are_written_as_null(tmp_path: Path) -> None:
     values = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": np.float32("nan")}
-    logger_in(tmp_path).log({"iteration": 0, **values, "e": np.float32(0.5), "f": np.int64(3)})
+    logger_in(tmp_path).log({"iteration": 0, **values, "e": np.float32(0.5), "f": np.int64(3)})  # pyright: ignore[reportArgumentType]
     line = (tmp_path / "metrics.jsonl").read_text()
     assert "NaN" not in line
     assert "Infinity" not in line
@@ -87,7 +88,7 @@ def test_numbers_that_json_cannot_hold_are_written_as_null(tmp_path: Path) -> No
 
 def test_a_value_that_is_no_number_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'llm_0/kl', got list"):
-        logger_in(tmp_path).log({"iteration": 0, "llm_0/kl": [1.0]})  # type: ignore[dict-item]
+        logger_in(tmp_path).log({"iteration": 0, "llm_0/kl": [1.0]})  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -328,5 +329,5 @@ def test_policies_come_in_the_order_of_their_numbers() -> None:
 
 
 def test_swaps_are_where_a_role_differs_from_the_row_before() -> None:
-    rows = [{"iteration": i, "llm_0/role": role} for i, role in enumerate("ppooop")]
-    assert role_swaps(rows) == [2, 5]  # type: ignore[arg-type]
+    rows: list[MetricRow] = [{"iteration": i, "llm_0/role": r} for i, r in enumerate("ppooop")]
+    assert role_swaps(rows) == [2, 5]

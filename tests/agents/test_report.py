@@ -142,7 +142,9 @@ def test_title_facts_headline_and_configuration_are_on_the_page(tmp_path: Path) 
 def test_the_headline_averages_over_a_whole_exchange_of_roles(tmp_path: Path) -> None:
     page = Page(write_report(run_folder(tmp_path, metrics_rows(20))))
     # The last 8 iterations, 12 to 19, hold each role four times: 0.2 · 15.5 + ½.
-    assert "Means over the last 8 iterations, in which every policy had each role" in page.text
+    assert (
+        "Large: mean over the last 8 iterations, in which every policy had each role" in page.text
+    )
     assert page.source.count("<strong>3.60</strong>") == 2
     assert "from 0.50" in page.text
 

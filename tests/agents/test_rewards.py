@@ -32,7 +32,7 @@ def build_config():
     )
 
 
-def build_tokenizer(pad_token="[PAD]"):
+def build_tokenizer(pad_token: str | None = "[PAD]"):
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     vocabulary = {name: i for i, name in enumerate(names)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))

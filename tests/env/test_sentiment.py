@@ -150,5 +150,5 @@ def test_a_short_text_takes_well_under_a_millisecond(shipped):
     texts = ["I liked this film, though it was a little slow towards the end, " * 2] * 200
     begun = time.perf_counter()
     shipped.logits(texts)
-    # 30 µs measured; the bound only catches a change of order, such as a dense dot product.
+    # Some 20 µs measured; the bound only catches a change of order, such as a dense dot product.
     assert (time.perf_counter() - begun) / len(texts) < 1e-3

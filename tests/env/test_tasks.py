@@ -162,11 +162,11 @@ def test_imdb_queries_are_short_and_disjoint_between_the_splits():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="'imdb'.*'toy'.*got 'imbd'"):
+    with pytest.raises(ValueError, match=r"'imdb'.*'toy'.*got 'imbd'"):
         cory_env.make_task("imbd")
-    with pytest.raises(ValueError, match="'match'.*'sentiment'.*got 'sentimant'"):
+    with pytest.raises(ValueError, match=r"'match'.*'sentiment'.*got 'sentimant'"):
         cory_env.make_reward("sentimant")
-    with pytest.raises(ValueError, match="'train', 'test'.*got 'dev'"):
+    with pytest.raises(ValueError, match=r"'train', 'test'.*got 'dev'"):
         cory_env.make_task("imdb", split="dev")
 
 

@@ -1,0 +1,87 @@
+"""Who may import whom: on the syntax tree, and in a fresh interpreter."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cory_env
+
+PACKAGE = Path(cory_env.__file__).parent
+MODULES = sorted(
+    ".".join(("cory_env", *path.relative_to(PACKAGE).with_suffix("").parts))
+    for path in PACKAGE.rglob("*.py")
+)
+
+# A row may import the rows above it that it names. `tasks` and `rewards` are all their modules.
+ARROWS = {
+    "types": set(),
+    "word_problems": {"types"},
+    "tokenization": {"types"},
+    "rewards": {"types", "word_problems"},
+    "tasks": {"types", "tokenization", "word_problems"},
+    "game": {"types"},
+    "registry": {"types", "tasks", "rewards"},
+    "options": {"types", "tokenization", "game", "registry"},
+    "rendering": {"game"},
+    "views": {"game"},
+    "vector": {"types", "game", "options"},
+    "aec": {"types", "game", "options", "rendering", "views"},
+    "parallel": {"types", "options", "views", "aec"},
+    "testing": {"types", "tokenization", "game", "registry", "vector", "views"},
+}
+HEAVY = {"torch", "transformers", "datasets", "peft"}
+
+
+def imported(module):
+    """Yield the full name of all that a module imports, anywhere in it."""
+    path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_environment_knows_no_learner(module):
+    assert not {name.split(".")[0] for name in imported(module)} & {"agents", "recipes"}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.endswith("__init__")])
+def test_arrows_point_one_way(module):
+    part = module.split(".")[1]
+    assert part in ARROWS, f"{part} has no arrows yet: add a row"
+    parts = {name.split(".")[1] for name in imported(module) if name.startswith("cory_env.")}
+    assert parts - {part} <= ARROWS[part]
+
+
+def test_no_arrow_points_up():
+    rows = list(ARROWS)
+    for row, allowed in ARROWS.items():
+        assert allowed <= set(rows[: rows.index(row)])
+
+
+def test_importing_and_playing_loads_nothing_heavy():
+    program = (
+        "import sys, cory_env, cory_env.testing\n"
+        "cory_env.vector_env(1, 'imdb').reset()\n"
+        f"print(*sorted({HEAVY} & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    )
+    assert run.stdout.strip() == ""
+
+
+def test_the_surface_is_small_and_all_there():
+    assert len(cory_env.__all__) <= 12
+    for name in cory_env.__all__:
+        assert getattr(cory_env, name).__doc__, f"{name} has no docstring"

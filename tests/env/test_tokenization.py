@@ -1,0 +1,110 @@
+import copy
+import pickle
+
+import pytest
+
+from cory_env.tokenization import (
+    ByteTokenizer,
+    FileTokenizer,
+    HuggingFaceTokenizer,
+    SymbolTokenizer,
+    load_tokenizer,
+)
+from cory_env.types import Tokenizer
+
+TEXTS = ["", " was a joy.", "It's 1999, isn't it?\n", "Amélie — 🎬", "<|endoftext|>", "  x  "]
+
+
+@pytest.fixture(params=["embedded", "byte"])
+def tokenizer(request):
+    return load_tokenizer(request.param)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_comes_back_whole_and_never_holds_the_end_token(tokenizer, text):
+    ids = tokenizer.encode(text, begin=False)
+    assert tokenizer.eos_token_id not in ids
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode([*ids, tokenizer.eos_token_id]) == text
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_a_copy_reads_alike(tokenizer, copied):
+    twin = copied(tokenizer)
+    assert [twin.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_the_embedded_tokenizer_begins_a_prompt_and_continues_a_response():
+    tokenizer = load_tokenizer("embedded")
+    assert isinstance(tokenizer, FileTokenizer)
+    continued = tokenizer.encode("This film", begin=False)
+    assert tokenizer.encode("This film") == [tokenizer.eos_token_id, *continued]
+
+
+def test_bytes_are_their_own_ids():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("aé") == [97, 195, 169]
+    assert tokenizer.decode([97, 195]) == "a\ufffd"
+    assert (tokenizer.vocab_size, tokenizer.eos_token_id) == (257, 256)
+
+
+def test_symbols_are_numbered_from_one():
+    tokenizer = SymbolTokenizer("ab>")
+    assert tokenizer.encode("ba>") == [2, 1, 3]
+    assert tokenizer.decode([2, 1, 0, 3]) == "ba>"
+    assert tokenizer.vocab_size == 4
+    with pytest.raises(ValueError, match=r"out of 'ab>', got 'c' in 'abc'"):
+        tokenizer.encode("abc")
+    with pytest.raises(ValueError, match="distinct characters, got 'aba'"):
+        SymbolTokenizer("aba")
+
+
+def test_a_tokenizer_without_the_end_token_is_refused():
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import WordLevel
+
+    with pytest.raises(ValueError, match="endoftext"):
+        FileTokenizer(Backend(WordLevel({"a": 0}, unk_token="a")).to_str())
+
+
+class FakeTransformersTokenizer:
+    """What `transformers` offers, and how it behaves by default."""
+
+    def __init__(self, eos_token_id=0):
+        self.eos_token_id = eos_token_id
+
+    def __len__(self):
+        return 5
+
+    def encode(self, text, *, add_special_tokens=True, split_special_tokens=False):
+        ids = [3, 4] if split_special_tokens else [0]
+        return [1, *ids] if add_special_tokens else ids
+
+    def decode(self, ids, *, skip_special_tokens=False, clean_up_tokenization_spaces=True):
+        return f"{ids} {skip_special_tokens} {clean_up_tokenization_spaces}"
+
+    def convert_ids_to_tokens(self, ids):
+        return [str(i) for i in ids]
+
+
+def test_a_transformers_tokenizer_is_adapted():
+    tokenizer = load_tokenizer(FakeTransformersTokenizer())
+    assert isinstance(tokenizer, HuggingFaceTokenizer)
+    assert isinstance(tokenizer, Tokenizer)
+    assert (tokenizer.vocab_size, tokenizer.eos_token_id) == (5, 0)
+    assert tokenizer.encode("<end>") == [1, 3, 4]
+    assert tokenizer.encode("<end>", begin=False) == [3, 4]
+    assert tokenizer.decode((3, 4)) == "[3, 4] True False"
+    with pytest.raises(ValueError, match="eos_token_id None"):
+        load_tokenizer(FakeTransformersTokenizer(eos_token_id=None))
+
+
+def test_an_object_with_the_methods_is_taken_as_it_is(tmp_path):
+    symbols = SymbolTokenizer("ab")
+    assert load_tokenizer(symbols) is symbols
+    embedded = load_tokenizer("embedded")
+    path = tmp_path / "tokenizer.json"
+    path.write_text(embedded.__reduce__()[1][0], encoding="utf-8")
+    for source in (path, str(path)):
+        assert load_tokenizer(source).encode("This film") == embedded.encode("This film")

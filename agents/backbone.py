@@ -190,7 +190,8 @@ class FullBackbone(Backbone):
         super().__init__(tokenizer, device)
         # Master weights stay in float32, or small updates would be lost; autocast computes in
         # `dtype`.
-        base = base.float().to(device).eval()
+        base = base.float().eval()
+        nn.Module.to(base, device)
         self._autocast = dtype if dtype != torch.float32 else None
         self.models: dict[str | None, PreTrainedModel] = {
             name: copy.deepcopy(base).requires_grad_(True) for name in names

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The libraries' own progress bars and advice would tear the live table.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         if argv[0] not in commands:
             raise ValueError(f"Expected a command ({', '.join(commands)}), got {argv[0]!r}.")

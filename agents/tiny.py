@@ -33,9 +33,9 @@ def tiny_model(task: Task, seed: int) -> tuple[LlamaForCausalLM, PreTrainedToken
         num_key_value_heads=4,
         max_position_embeddings=task.max_prompt_tokens + task.max_new_tokens,
         tie_word_embeddings=False,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
+        bos_token_id=task.tokenizer.eos_token_id,
+        eos_token_id=task.tokenizer.eos_token_id,
+        pad_token_id=task.tokenizer.eos_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -4,6 +4,7 @@ Source: Ma et al., "Coevolving with the Other You" (NeurIPS 2024, arXiv 2410.061
 """
 
 from cory_env.aec import env, raw_env
+from cory_env.game import RewardError
 from cory_env.parallel import parallel_env
 from cory_env.registry import make_reward, make_task, register_reward, register_task
 from cory_env.types import Example, Response
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Example",
     "Response",
+    "RewardError",
     "env",
     "make_reward",
     "make_task",

@@ -381,7 +381,7 @@ def load(folder: Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
 
 
 def review_windows(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Iterator[np.ndarray]:
-    """Cut reviews into windows of `CONTEXT` + 1 tokens that overlap by one: each is predicted once."""
+    """Cut reviews into windows of `CONTEXT` + 1 tokens that overlap by one token."""
     for text in texts:
         ids = np.array([*tokenizer(text)["input_ids"], tokenizer.eos_token_id])  # type: ignore[misc]
         for start in range(0, len(ids) - 1, CONTEXT):

@@ -1,0 +1,24 @@
+"""Fixtures of the learner's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents.config import TrainConfig
+
+
+@pytest.fixture
+def toy_config(tmp_path: Path):
+    """Return a function that configures a run of seconds: two tiny models on the toy task."""
+
+    def make(**changes) -> TrainConfig:
+        values = {
+            "task": "toy", "model": "tiny", "adapter": "full", "dtype": "float32", "out": str(tmp_path / "run"),
+            "iterations": 4, "batch_size": 8, "minibatch_size": 4, "epochs": 1, "save_every": 2, "swap_every": 1,
+            "sample_every": 2, "evaluation_queries": 0, "kl_coef": 0.1,
+        }  # fmt: skip
+        return TrainConfig(**{**values, **changes})
+
+    return make

@@ -1,0 +1,153 @@
+"""Sampling and scoring: one distribution, whatever the padding, the batch and the path."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import cory_env
+from agents import policy as policy_module
+from agents.policy import LLMPolicy, response_hidden
+from cory_env.tasks.toy import ToyTask
+from tests.agents.fakes import every_response, reference_hidden, tiny_backbone, token_batch
+
+PROMPTS = ["ab>", "=", "ba,ab=", "aa>"]
+# float32 through another order of summation (cached or not, padded or not) differs in the last digits
+FLOAT32 = 2e-5
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.6)])
+def test_the_ratio_is_one_before_the_first_update(adapter, temperature, top_p):
+    backbone = tiny_backbone(adapter=adapter, moved=0.1)
+    policy = LLMPolicy(name="llm_1", backbone=backbone, temperature=temperature, top_p=top_p)
+    _, tokens = policy.generate(
+        PROMPTS * 8, max_new_tokens=2, generator=torch.Generator().manual_seed(0)
+    )
+    scores = policy.score(tokens, reference_hidden(backbone, tokens))
+    torch.testing.assert_close(scores.log_probs, tokens.sampled_log_probs, atol=FLOAT32, rtol=0)
+    assert tokens.response_mask.sum() < tokens.response_mask.numel(), "no response ended early"
+
+
+def test_tokens_are_drawn_with_the_probabilities_they_are_scored_with():
+    backbone = tiny_backbone(moved=0.5)
+    policy = LLMPolicy(name="llm_0", backbone=backbone, temperature=0.8)
+    count = 20_000
+    _, tokens = policy.generate(
+        ["ab>"] * count, max_new_tokens=2, generator=torch.Generator().manual_seed(1)
+    )
+    single = every_response(6, 0, 2)
+    batch = token_batch(backbone, ["ab>"] * len(single), single)
+    expected = policy.score(batch, reference_hidden(backbone, batch)).log_probs.sum(1).exp()
+    assert float(expected.sum()) == pytest.approx(1, abs=1e-5)
+    rows = zip(tokens.response_ids.tolist(), tokens.response_mask.sum(1).tolist(), strict=True)
+    drawn = [tuple(ids[:n]) for ids, n in rows]
+    found = torch.tensor([drawn.count(tuple(ids)) for ids in single]) / count
+    error = (expected * (1 - expected) / count).sqrt()
+    # 31 outcomes within 5 standard errors: a right sampler fails once in 50,000 seeds
+    assert ((found - expected).abs() < 5 * error + 1e-4).all()
+
+
+def test_left_padding_changes_no_score():
+    backbone = tiny_backbone(moved=0.3)
+    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    responses = [[1, 2], [0], [2, 2], [3, 0]]
+    padded = token_batch(backbone, PROMPTS, responses)
+    together = policy.score(padded, reference_hidden(backbone, padded))
+    for row, (prompt, response) in enumerate(zip(PROMPTS, responses, strict=True)):
+        alone = token_batch(backbone, [prompt], [response])
+        scores = policy.score(alone, reference_hidden(backbone, alone))
+        for batched, single in zip(together, scores, strict=True):
+            torch.testing.assert_close(
+                batched[row, : len(response)], single[0], atol=FLOAT32, rtol=0
+            )
+
+
+def test_scoring_in_chunks_gives_the_same_scores_and_gradients(monkeypatch):
+    backbone = tiny_backbone(moved=0.3)
+    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    tokens = token_batch(backbone, PROMPTS, [[1, 2], [0], [2, 2], [3, 0]])
+    hidden = reference_hidden(backbone, tokens)
+
+    def run():
+        scores = policy.score(tokens, hidden)
+        total = (scores.log_probs * 0.3 + scores.kls + 0.1 * scores.entropies).sum()
+        grads = torch.autograd.grad(total, list(backbone.parameters("llm_0").values()))
+        return [total.detach(), *grads]
+
+    whole = run()
+    monkeypatch.setattr(policy_module, "CHUNK_TOKENS", 3)
+    for expected, found in zip(whole, run(), strict=True):
+        torch.testing.assert_close(found, expected, atol=FLOAT32, rtol=1e-4)
+
+
+def test_masked_places_are_zero_and_kl_to_itself_is_zero():
+    backbone = tiny_backbone()
+    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    tokens = token_batch(backbone, ["ab>", "="], [[0], [1, 2]])
+    scores = policy.score(tokens, reference_hidden(backbone, tokens))
+    assert all(float(values.detach()[0, 1]) == 0 for values in scores)
+    torch.testing.assert_close(scores.kls, torch.zeros(2, 2), atol=1e-6, rtol=0)
+    assert (scores.entropies[tokens.response_mask] > 0).all()
+
+
+def test_act_plays_the_aec_environment_with_the_log_probs_of_the_batched_path():
+    backbone = tiny_backbone(moved=0.4)
+    task = ToyTask(length=2, symbols=2)
+    policy = LLMPolicy(name="llm_0", backbone=backbone, temperature=0.9)
+    env = cory_env.env(task=task, tokenizer=backbone.tokenizer)
+    env.reset(seed=3)
+    generator = torch.Generator().manual_seed(0)
+    played: dict[str, list[tuple[int, float]]] = {agent: [] for agent in env.agents}
+    prompts = {}
+    for agent in env.agent_iter():
+        observation, _, termination, truncation, info = env.last()
+        if termination or truncation:
+            env.step(None)
+            continue
+        prompts[agent] = info["prompt"]
+        token, log_prob = policy.act(observation, generator)
+        played[agent].append((token, log_prob))
+        env.step(token)
+    for agent, turns in played.items():
+        tokens = token_batch(backbone, [prompts[agent]], [[token for token, _ in turns]])
+        scores = policy.score(tokens, reference_hidden(backbone, tokens))
+        expected = torch.tensor([[log_prob for _, log_prob in turns]])
+        torch.testing.assert_close(scores.log_probs.detach(), expected, atol=FLOAT32, rtol=0)
+
+
+def test_greedy_takes_the_most_probable_token():
+    backbone = tiny_backbone(moved=0.5)
+    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    _, tokens = policy.generate(["ab>"], max_new_tokens=1, greedy=True)
+    every = token_batch(backbone, ["ab>"] * 6, [[i] for i in range(6)])
+    scores = policy.score(every, reference_hidden(backbone, every))
+    assert int(tokens.response_ids[0, 0]) == int(scores.log_probs[:, 0].argmax())
+
+
+def test_a_spelled_out_special_token_is_ordinary_text():
+    backbone = tiny_backbone()
+    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    ids, _ = policy.encode(["a<end>b>"], max_new_tokens=2)
+    assert ids.shape[1] == len("a<end>b>"), "the text was read as the end token"
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths():
+    backbone = tiny_backbone()
+    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    room = backbone.context - 2
+    policy.encode(["a" * room], max_new_tokens=2)
+    with pytest.raises(ValueError, match=rf"at most {room} tokens.*got {room + 1} in"):
+        policy.encode(["a" * (room + 1)], max_new_tokens=2)
+
+
+def test_an_empty_prompt_is_refused():
+    policy = LLMPolicy(name="llm_0", backbone=tiny_backbone())
+    with pytest.raises(ValueError, match="at least one token"):
+        policy.encode(["ab>", ""], max_new_tokens=2)
+
+
+def test_response_hidden_lines_up_with_the_response():
+    backbone = tiny_backbone()
+    tokens = token_batch(backbone, PROMPTS, [[1, 2], [0], [2, 2], [3, 0]])
+    assert response_hidden(backbone, None, tokens).shape == (4, 2, 64)

@@ -1,0 +1,80 @@
+"""Collected episodes: who is paid what, and that the batch is the game."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import cory_env
+from agents.metrics import bootstrap_interval, distinct_2
+from agents.policy import LLMPolicy
+from agents.rollout import collect, split_credit
+from cory_env.game import share
+from cory_env.tasks.toy import ToyTask
+from tests.agents.fakes import tiny_backbone
+
+REWARDS = np.array([[1.0, 20.0, 300.0]])
+
+
+@pytest.mark.parametrize(
+    ("seat", "causal", "sharing", "now", "later"),
+    [
+        (0, True, "collective", 1, 320),
+        (1, True, "collective", 20, 300),
+        (2, True, "collective", 300, 0),
+        (1, False, "collective", 21, 300),
+        (1, True, "mean", 20 / 3, 100),
+        (1, True, "individual", 20, 0),
+        (1, False, "individual", 20, 0),
+        (1, True, -0.5, 20, -150),
+        (1, False, -0.5, 19.5, -150),
+    ],
+)
+def test_credit_by_hand(seat, causal, sharing, now, later):
+    found = split_credit(REWARDS, seat, sharing, causal=causal)
+    assert [float(part[0]) for part in found] == pytest.approx([now, later])
+
+
+@pytest.mark.parametrize("sharing", ["collective", "mean", "individual", 0.3])
+def test_shared_credit_is_what_the_environment_pays(sharing):
+    for seat in range(3):
+        now, later = split_credit(REWARDS, seat, sharing, causal=False)
+        assert now + later == pytest.approx(share(REWARDS, sharing)[:, seat])
+
+
+def test_a_rollout_is_what_the_environment_saw():
+    backbone = tiny_backbone(moved=0.2)
+    task = ToyTask(length=2, symbols=2)
+    games = cory_env.vector_env(5, task, tokenizer=backbone.tokenizer)
+    games.reset(seed=0)
+    policies = {
+        role: LLMPolicy(name=name, backbone=backbone)
+        for role, name in (("pioneer_0", "llm_1"), ("observer_0", "llm_0"))
+    }
+    generators = {role: torch.Generator().manual_seed(i) for i, role in enumerate(policies)}
+    rollout = collect(games, policies, generators)
+    assert [turn.policy for turn in rollout.turns] == ["llm_1", "llm_0"]
+    pioneer, observer = rollout.turns
+    reward = cory_env.make_reward("match")
+    for turn in rollout.turns:
+        expected = reward(games.examples, turn.responses)
+        np.testing.assert_allclose(turn.task_rewards.numpy(), expected, rtol=1e-6)
+    for b, query in enumerate(rollout.queries):
+        assert pioneer.prompts[b] == task.pioneer_prompt(query)
+        assert observer.prompts[b] == task.observer_prompt(query, [pioneer.responses[b]])
+
+
+def test_distinct_2_by_hand():
+    assert distinct_2(["a b c", "a b d"]) == 3 / 4
+    assert distinct_2(["word", ""]) == 0.0
+
+
+def test_bootstrap_interval_covers_the_mean_of_a_known_distribution():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        _, low, high = bootstrap_interval(rng.normal(3.0, 2.0, size=60), resamples=300, seed=seed)
+        hits += low <= 3.0 <= high
+    # 95 % of 200 is 190 with a standard deviation of 3; small samples cover a little less
+    assert 176 <= hits <= 199

@@ -1,0 +1,179 @@
+"""The loop: deterministic, resumable to the bit, and it leaves a whole run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from agents import load_policy
+from agents.algorithms import ALGORITHMS
+from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.records import read_metrics
+from agents.run import evaluate
+from agents.trainer import Trainer, train
+from cory_env import RewardError
+
+QUIET = Console(quiet=True)
+KEYS = (
+    "role", "task_reward", "kl", "combined_reward", "entropy", "response_length", "distinct_2", "clip_fraction",
+    "approx_kl", "explained_variance", "kl_coef",
+)  # fmt: skip
+
+
+def final_state(config):
+    return load_checkpoint(list_checkpoints(config.run_folder / "checkpoints")[-1])
+
+
+def assert_same_state(found, expected):
+    assert found[1] == expected[1]
+    assert found[0].keys() == expected[0].keys()
+    differing = [key for key in found[0] if not torch.equal(found[0][key], expected[0][key])]
+    assert not differing
+
+
+def game_options(algorithm: str) -> dict:
+    return {"algorithm": algorithm, "observers": 0 if algorithm == "ppo" else 1}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_two_plus_resume_plus_two_iterations_equal_four_bit_for_bit(
+    tmp_path, toy_config, algorithm, adapter
+):
+    options = {"adapter": adapter, "kl_target": 1.0, **game_options(algorithm)}
+    whole = toy_config(out=str(tmp_path / "whole"), **options)
+    parts = toy_config(out=str(tmp_path / "parts"), **options)
+    train(whole, console=QUIET)
+    train(replace(parts, iterations=2), console=QUIET)
+    train(parts, resume=True, console=QUIET)
+    assert_same_state(final_state(parts), final_state(whole))
+    timeless = [
+        [
+            {k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")}
+            for row in rows
+        ]
+        for rows in (read_metrics(c.run_folder / "metrics.jsonl") for c in (whole, parts))
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_another_seed_gives_another_run(toy_config):
+    entropies = [Trainer(toy_config(seed=seed)).iterate(0)["llm_0/entropy"] for seed in (0, 0, 1)]
+    assert entropies[0] == entropies[1] != entropies[2]
+
+
+def test_global_random_state_is_neither_read_nor_written(toy_config):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = Trainer(toy_config()).iterate(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    second = Trainer(toy_config()).iterate(0)
+    assert first["llm_1/entropy"] == second["llm_1/entropy"]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_a_run_folder_holds_what_it_should(toy_config, adapter):
+    config = toy_config(adapter=adapter, evaluation_queries=16)
+    run = train(config, console=QUIET)
+    names = {p.name for p in run.folder.iterdir()}
+    assert names == {
+        "config.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "checkpoints", "final", "report.html",
+    }  # fmt: skip
+    assert [row["iteration"] for row in run.metrics] == [0, 1, 2, 3]
+    assert {f"llm_{i}/{key}" for i in (0, 1) for key in KEYS} <= run.metrics[0].keys()
+    assert run.metrics[2]["llm_0/combined_reward"] == pytest.approx(
+        run.metrics[2]["llm_0/task_reward"] - 0.1 * run.metrics[2]["llm_0/kl"]
+    )
+    assert [p.name for p in list_checkpoints(run.folder / "checkpoints")] == ["step_2", "step_4"]
+    assert {p.name for p in (run.folder / "final").iterdir()} == {"llm_0", "llm_1"}
+    names = [row["name"] for row in run.evaluation["rows"]]
+    assert names == ["reference", "llm_0", "llm_1", "llm_1 after llm_0", "llm_0 after llm_1"]
+    assert run.evaluation["rows"][0]["kl"] == pytest.approx((0, 0, 0), abs=1e-5)
+
+
+def test_a_run_can_be_evaluated_again_with_the_same_figures(toy_config):
+    run = train(toy_config(evaluation_queries=16), console=QUIET)
+    assert evaluate(run.folder, num_queries=16) == run.evaluation
+    assert json.loads((run.folder / "evaluation.json").read_text())["num_queries"] == 16
+
+
+def test_a_final_policy_answers_like_the_trained_one(toy_config):
+    config = toy_config()
+    run = train(config, console=QUIET)
+    trainer = Trainer(config)
+    trainer.load_state(*final_state(config))
+    found = load_policy(run.folder / "final" / "llm_1", dtype="float32").generate(
+        ["abc>", "hgf>"], max_new_tokens=3, greedy=True
+    )
+    expected = trainer.policies["llm_1"].generate(["abc>", "hgf>"], max_new_tokens=3, greedy=True)
+    assert found.texts == expected.texts
+
+
+def test_an_interrupt_finishes_the_iteration_saves_and_resumes_to_the_same_end(
+    tmp_path, toy_config, monkeypatch
+):
+    whole = toy_config(out=str(tmp_path / "whole"))
+    train(whole, console=QUIET)
+    cut = toy_config(out=str(tmp_path / "cut"))
+    original = Trainer.iterate
+
+    def interrupted(self, iteration):
+        if iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, iteration)
+
+    monkeypatch.setattr(Trainer, "iterate", interrupted)
+    run = train(cut, console=QUIET)
+    assert run.interrupted
+    assert [p.name for p in list_checkpoints(cut.run_folder / "checkpoints")] == [
+        "step_2",
+        "step_3",
+    ]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(Trainer, "iterate", original)
+    assert not train(cut, resume=True, console=QUIET).interrupted
+    assert_same_state(final_state(cut), final_state(whole))
+
+
+def test_mappo_with_one_seat_reads_what_ippo_reads(toy_config):
+    rows = []
+    for algorithm in ("mappo", "ippo"):
+        trainer = Trainer(toy_config(algorithm=algorithm, observers=0))
+        trainer.iterate(0)
+        rows.append(trainer.iterate(1))
+    for row in rows:
+        del row["seconds"], row["tokens_per_second"]
+    assert rows[0] == rows[1]
+
+
+def test_a_failing_reward_stops_the_run_and_names_the_example(toy_config, monkeypatch):
+    config = toy_config(iterations=3, save_every=1)
+    trainer_type = Trainer.iterate
+
+    def broken(examples, responses):
+        raise ZeroDivisionError("no words")
+
+    def iterate(self, iteration):
+        if iteration == 1:
+            object.__setattr__(self.games.rules, "reward", broken)
+        return trainer_type(self, iteration)
+
+    monkeypatch.setattr(Trainer, "iterate", iterate)
+    with pytest.raises(RewardError, match=r"ZeroDivisionError.*Example\(query="):
+        train(config, console=QUIET)
+    assert [p.name for p in list_checkpoints(config.run_folder / "checkpoints")] == ["step_1"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(toy_config):
+    small = Trainer(toy_config())
+    tensors, meta = small.state()
+    name = next(key for key in tensors if key.startswith("policy/"))
+    with pytest.raises(ValueError, match="Expected a checkpoint of this model"):
+        small.load_state({**tensors, name: torch.zeros(1)}, meta)

@@ -24,7 +24,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-EMBEDDED_MODEL = Path(__file__).parent / "assets" / "model"
+EMBEDDED_NAME = "agents/assets/model"
+EMBEDDED_MODEL = Path(__file__).parent.parent / EMBEDDED_NAME
 
 AdapterKind = Literal["lora", "full"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -246,7 +247,7 @@ def load_base(model: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     Raises:
         ValueError: if there is no such model.
     """
-    source = str(EMBEDDED_MODEL) if model == "embedded" else model
+    source = str(EMBEDDED_MODEL) if model in ("embedded", EMBEDDED_NAME) else model
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
         base = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
@@ -256,6 +257,10 @@ def load_base(model: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
             f"Expected a causal language model (`embedded`, a folder, or a name on the hub), "
             f"got {model!r}: {reason}"
         ) from error
+    if source == str(EMBEDDED_MODEL):
+        base.name_or_path = (
+            EMBEDDED_NAME  # peft writes it into the adapter: no path of this machine
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return base, tokenizer

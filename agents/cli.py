@@ -21,6 +21,7 @@ import tyro
 
 from agents.config import TrainConfig
 from agents.presets import PRESETS, preset_values
+from cory_env import RewardError
 
 USAGE = """usage: python -m agents COMMAND …
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[0] not in commands:
             raise ValueError(f"Expected a command ({', '.join(commands)}), got {argv[0]!r}.")
         return commands[argv[0]](argv[1:])
-    except ValueError as error:
+    except (ValueError, RewardError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:

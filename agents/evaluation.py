@@ -23,6 +23,7 @@ from agents.rollout import collect
 from agents.setup import build_games
 from agents.types import Turn
 from cory_env import Example
+from cory_env.game import score
 from cory_env.types import Reward, Task
 
 Interval = tuple[float, float, float]
@@ -152,7 +153,7 @@ def sample_texts(
     for name, policy in policies.items():
         generator = torch.Generator().manual_seed(seed)
         texts, _ = policy.generate(prompts, max_new_tokens=max_new_tokens, generator=generator)
-        scores = reward(examples, texts)
+        scores = score(reward, examples, texts)
         rows += [
             SampleRow(
                 iteration=iteration,
@@ -170,7 +171,8 @@ def sample_texts(
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the table of an evaluation."""
     how = "greedy" if evaluation["greedy"] else "sampled"
-    title = f"{evaluation['num_queries']} {evaluation['split']} queries, {how}, 95 % intervals"
+    queries = f"{evaluation['num_queries']} {evaluation['split']} queries"
+    title = f"{queries}, {how}, ± half the 95 % interval"
     table = Table(title=title, title_justify="left")
     table.add_column("policy")
     keys = ("reward", "kl", "combined", "length", "distinct_2")
@@ -179,6 +181,6 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for row in evaluation["rows"]:
         figures = [row[key] for key in keys]
         table.add_row(
-            row["name"], *(f"{m:.2f} [{low:.2f}, {high:.2f}]" for m, low, high in figures)
+            row["name"], *(f"{m:.2f} ±{(high - low) / 2:.2f}" for m, low, high in figures)
         )
     console.print(table)

@@ -105,9 +105,8 @@ def load_policy(
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         trained_on: dict[str, Any] = json.loads(adapter.read_text(encoding="utf-8"))
-        model, tokenizer = load_base(base or trained_on["base_model_name_or_path"], number)
-        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
-        model = merged
+        model, tokenizer = load_base(base or trained_on["base_model_name_or_path"] or "", number)
+        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
     elif (folder / "config.json").is_file():
         model, tokenizer = load_base(str(folder), torch.float32)
     else:

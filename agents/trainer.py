@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -323,10 +324,13 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
             "else: pass another --out."
         )
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
         raise ValueError(
-            f"Expected a folder that can be written, got {parent}: pass another --out."
-        )
+            f"Expected a folder that can be written, got {parent} ({error.strerror}): pass another "
+            "--out."
+        ) from error
 
 
 def _restore(trainer: Trainer, folder: Path) -> int:

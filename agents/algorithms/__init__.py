@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agents.algorithms.base import Algorithm
 from agents.algorithms.ppo import IPPO, MAPPO
 
 ALGORITHMS: dict[str, type[Algorithm]] = {"mappo": MAPPO, "ippo": IPPO, "ppo": IPPO}
 """`ppo` is `ippo` on a game without observers: the baseline differs from CORY in nothing but the
 game."""
+
+
+def register_algorithm(name: str) -> Callable[[type[Algorithm]], type[Algorithm]]:
+    """Return a decorator that registers an algorithm under a new name."""
+    if name in ALGORITHMS:
+        raise ValueError(f"Expected a new algorithm name, got {name!r}, which is registered.")
+
+    def add(algorithm: type[Algorithm]) -> type[Algorithm]:
+        ALGORITHMS[name] = algorithm
+        return algorithm
+
+    return add
 
 
 def algorithm_class(name: str) -> type[Algorithm]:
@@ -21,4 +35,4 @@ def algorithm_class(name: str) -> type[Algorithm]:
     return ALGORITHMS[name]
 
 
-__all__ = ["ALGORITHMS", "IPPO", "MAPPO", "Algorithm", "algorithm_class"]
+__all__ = ["ALGORITHMS", "IPPO", "MAPPO", "Algorithm", "algorithm_class", "register_algorithm"]

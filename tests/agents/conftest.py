@@ -15,10 +15,11 @@ def toy_config(tmp_path: Path):
 
     def make(**changes) -> TrainConfig:
         values = {
-            "task": "toy", "model": "tiny", "adapter": "full", "dtype": "float32", "out": str(tmp_path / "run"),
-            "iterations": 4, "batch_size": 8, "minibatch_size": 4, "epochs": 1, "save_every": 2, "swap_every": 1,
-            "sample_every": 2, "evaluation_queries": 0, "kl_coef": 0.1,
-        }  # fmt: skip
+            **{"task": "toy", "model": "tiny", "adapter": "full", "dtype": "float32"},
+            **{"iterations": 4, "batch_size": 8, "minibatch_size": 4, "epochs": 1, "kl_coef": 0.1},
+            **{"swap_every": 1, "save_every": 2, "sample_every": 2, "evaluation_queries": 0},
+            "out": str(tmp_path / "run"),
+        }
         return TrainConfig(**{**values, **changes})
 
     return make

@@ -12,7 +12,7 @@ from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import every_response, reference_hidden, tiny_backbone, token_batch
 
 PROMPTS = ["ab>", "=", "ba,ab=", "aa>"]
-# float32 through another order of summation (cached or not, padded or not) differs in the last digits
+# float32 summed in another order (cached or not, padded or not) differs in the last digits
 FLOAT32 = 2e-5
 
 

@@ -1,0 +1,76 @@
+"""The README's Python blocks run as they stand, and its commands are real."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_python_blocks_run_one_after_the_other(tmp_path):
+    (tmp_path / "agents").symlink_to(ROOT / "agents")
+    text = "\n".join(BLOCKS)
+    # The one change: a run of two small iterations in place of the whole one.
+    short = text.replace("iterations=40,", "iterations=2, batch_size=8, minibatch_size=8,")
+    short = short.replace('out="runs/demo"', 'out="runs/demo", evaluation_queries=8')
+    assert short.count("batch_size=8, ") == 2
+    assert short.count("evaluation_queries=8") == 1
+    result = run_python("-c", short, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "observer_0 answers" in result.stdout
+
+
+def test_the_policy_that_peft_loads_answers_like_ours(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from agents import TrainConfig, load_policy, train
+
+    out = str(tmp_path / "run")
+    small = {"iterations": 1, "batch_size": 8, "minibatch_size": 8, "evaluation_queries": 0}
+    train(TrainConfig(out=out, learning_rate=0.02, dtype="float32", **small))
+    base = AutoModelForCausalLM.from_pretrained(ROOT / "agents/assets/model")
+    folder = tmp_path / "run" / "final" / "llm_0"
+    policy = PeftModel.from_pretrained(base.float(), str(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer("This film was", return_tensors="pt")
+    ids = policy.generate(**inputs, max_new_tokens=12, do_sample=False)
+    text = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    ours = load_policy(folder, dtype="float32").generate(
+        ["This film was"], max_new_tokens=12, greedy=True
+    )
+    assert ours.texts == [text]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_short_and_runs(path, tmp_path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
+    result = run_python(str(path), "--smoke", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_local_link_and_file_in_the_readme_exists():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]

@@ -114,7 +114,7 @@ def _starting_point(flags: _TrainFlags) -> TrainConfig:
     """Return the configuration that the other flags change."""
     chosen = {"task": flags.task, "out": flags.out}
     if flags.resume:
-        from agents.run import read_config
+        from agents.run_folder import read_config
 
         stored = read_config(TrainConfig(task=flags.task, out=flags.out).run_folder)
         return dataclasses.replace(stored, **chosen)

@@ -93,7 +93,9 @@ class LLMPolicy:
         Returns:
             B texts without end tokens, and their tokens with the log-probs they were sampled with.
         """
-        generator = generator or torch.Generator().manual_seed(torch.seed() % 2**63)
+        if generator is None:
+            generator = torch.Generator()
+            generator.seed()
         backbone, tokenizer = self.backbone, self.backbone.tokenizer
         prompt_ids, prompt_mask = self.encode(prompts, max_new_tokens)
         cache = DynamicCache()

@@ -11,10 +11,10 @@ from peft import PeftModel
 
 from agents.backbone import DType, FullBackbone, load_base, pick_device, pick_dtype
 from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.config import TrainConfig
 from agents.evaluation import Evaluation, evaluate_policies
 from agents.policy import LLMPolicy
 from agents.records import write_atomically
+from agents.run_folder import read_config
 from agents.trainer import Trainer
 from cory_env import make_task
 
@@ -66,23 +66,6 @@ def evaluate(
     )
     write_atomically(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
     return evaluation
-
-
-def read_config(run: Path) -> TrainConfig:
-    """Read the configuration of a run.
-
-    Raises:
-        ValueError: if there is no run in the folder.
-    """
-    path = run / "config.json"
-    if not path.is_file():
-        raise ValueError(f"Expected a run folder with a config.json, got {run}.")
-    try:
-        return TrainConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(
-            f"Expected a configuration in {path}, got something else: {error}"
-        ) from error
 
 
 def load_policy(

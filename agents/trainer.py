@@ -10,14 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -36,6 +31,7 @@ from agents.checkpoint import (
 from agents.config import TrainConfig
 from agents.critic import Critic
 from agents.evaluation import Evaluation, evaluate_policies, print_evaluation, sample_texts
+from agents.interrupts import deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
 from agents.metrics import distinct_2
@@ -44,18 +40,10 @@ from agents.records import REFERENCE, MetricRow, write_atomically
 from agents.report import write_report
 from agents.roles import assign_roles
 from agents.rollout import collect
+from agents.run_folder import check_run_folder
 from agents.setup import build_backbone, build_games, build_reward
 from agents.types import Rollout, TrainBatch, Turn
 from cory_env import make_task
-
-MAY_CHANGE_ON_RESUME = {
-    "out",
-    "iterations",
-    "save_every",
-    "keep",
-    "sample_every",
-    "evaluation_queries",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +254,10 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
 
-    with MetricLogger(folder, config.iterations, console=console) as logger, _interrupts() as stop:
+    with (
+        MetricLogger(folder, config.iterations, console=console) as logger,
+        deferred_interrupts() as stop,
+    ):
         logger.truncate_after(done - 1)
         if done == 0:
             logger.samples(_reference_samples(trainer))
@@ -284,53 +275,12 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     report = write_report(folder)
     if interrupted:
         console.print(
-            f"Interrupted after {done} iterations. Go on with --resume; {report} shows them."
+            f"Interrupted after {done} iterations, saved; go on with --resume. See {report}."
         )
     else:
         console.print(f"The run is in {folder}, its page is {report}.")
     metrics = read_metrics(folder / "metrics.jsonl")
     return Run(folder=folder, metrics=metrics, evaluation=evaluation, interrupted=interrupted)
-
-
-def check_run_folder(config: TrainConfig, resume: bool) -> None:
-    """Check that a run can be written, before anything expensive.
-
-    Raises:
-        ValueError: if the folder is not a run, is one already, or cannot be written.
-    """
-    folder = config.run_folder
-    stored = folder / "config.json"
-    if resume:
-        if not list_checkpoints(folder / "checkpoints"):
-            raise ValueError(
-                f"Expected a run with a checkpoint in {folder} to resume, found none: leave out "
-                "--resume, or name the run with --out."
-            )
-        before = TrainConfig.from_json(json.loads(stored.read_text(encoding="utf-8"))).to_json()
-        for name, value in config.to_json().items():
-            if name not in MAY_CHANGE_ON_RESUME and before[name] != value:
-                raise ValueError(
-                    f"Expected {name}={before[name]!r} as in the run to resume, got {value!r}: "
-                    "resume without it, or begin a new run with another --out."
-                )
-    elif stored.exists():
-        raise ValueError(
-            f"Expected a new folder, got the run {folder}: pass --resume to go on, or another "
-            "--out."
-        )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"Expected a new or empty folder for the run, got {folder}, which holds something "
-            "else: pass another --out."
-        )
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-    except OSError as error:
-        raise ValueError(
-            f"Expected a folder that can be written, got {parent} ({error.strerror}): pass another "
-            "--out."
-        ) from error
 
 
 def _restore(trainer: Trainer, folder: Path) -> int:
@@ -381,24 +331,3 @@ def _finish(trainer: Trainer, folder: Path, console: Console) -> Evaluation | No
     write_atomically(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
     print_evaluation(evaluation, console)
     return evaluation
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collect the first interrupt, so that no iteration is cut; the second one raises."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: nobody presses Ctrl-C there
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        signal.signal(signal.SIGINT, before)

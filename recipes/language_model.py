@@ -37,6 +37,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from agents.checkpoint import optimizer_tensors, restore_optimizer
 from cory_env import word_problems
 from recipes.reviews import pretraining_texts, read_reviews
 
@@ -298,10 +299,7 @@ class Trainer:
         """Write one checkpoint file whole, or not at all."""
         tensors = {f"model/{name}": p.detach() for name, p in self.master.named_parameters()}
         for i, optimizer in enumerate(self.optimizers):
-            for key, state in optimizer.state_dict()["state"].items():
-                tensors |= {
-                    f"optimizer/{i}/{key}/{name}": torch.as_tensor(v) for name, v in state.items()
-                }
+            tensors |= optimizer_tensors(f"optimizer/{i}", optimizer)
         temporary = folder / "checkpoint.tmp"
         save_file(
             {k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(step)}
@@ -319,12 +317,7 @@ class Trainer:
             for name, parameter in self.master.named_parameters():
                 parameter.copy_(tensors[f"model/{name}"])
         for i, optimizer in enumerate(self.optimizers):
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in tensors.items():
-                if key.startswith(f"optimizer/{i}/"):
-                    _, _, index, name = key.split("/")
-                    state.setdefault(int(index), {})[name] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            restore_optimizer(f"optimizer/{i}", optimizer, tensors)
         self._refresh_copy()
         return int((folder / "step").read_text())
 

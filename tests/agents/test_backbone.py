@@ -7,8 +7,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from agents.backbone import load_base, pick_dtype
+from agents.backbone import load_base, make_backbone, pick_dtype
 from agents.policy import LLMPolicy
+from agents.tiny import tiny_model
+from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import reference_hidden, tiny_backbone, token_batch
 
 BOTH = pytest.mark.parametrize("adapter", ["lora", "full"])
@@ -71,6 +73,23 @@ def test_lora_trains_adapters_only_and_they_differ():
     assert all("lora_" in key for key in names[0])
     first = next(key for key in names[0] if "lora_A" in key)
     assert not torch.equal(names[0][first], names[1][first])
+
+
+def test_adapters_on_a_bfloat16_base_are_float32():
+    base, tokenizer = tiny_model(ToyTask(), seed=0)
+    backbone = make_backbone(
+        base,
+        tokenizer,
+        ("llm_0", "llm_1"),
+        adapter="lora",
+        rank=2,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        seed=0,
+    )
+    assert base.dtype == torch.bfloat16
+    for name in ("llm_0", "llm_1"):
+        assert {p.dtype for p in backbone.parameters(name).values()} == {torch.float32}
 
 
 def test_saved_adapter_loads_with_peft_alone(tmp_path):

@@ -259,16 +259,19 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         deferred_interrupts() as stop,
     ):
         logger.truncate_after(done - 1)
+        saved = done if resume else None
         if done == 0:
             logger.samples(_reference_samples(trainer))
         while done < config.iterations and not stop:
             logger.log(trainer.iterate(done))
             done += 1
-            last = done == config.iterations or bool(stop)
-            if last or done % config.sample_every == 0:
+            if done == config.iterations or done % config.sample_every == 0:
                 logger.samples(_samples(trainer, done))
-            if last or done % config.save_every == 0:
+            if done % config.save_every == 0:
                 save_checkpoint(folder / "checkpoints", done, *trainer.state(), config.keep)
+                saved = done
+        if saved != done:
+            save_checkpoint(folder / "checkpoints", done, *trainer.state(), config.keep)
 
     interrupted = done < config.iterations
     evaluation = None if interrupted else _finish(trainer, folder, console)

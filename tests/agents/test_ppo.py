@@ -1,0 +1,96 @@
+"""What PPO prepares and what its loss is made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from agents.trainer import Trainer
+
+
+def prepared(config):
+    """Return a trainer after one update, and a fresh rollout with its batches."""
+    trainer = Trainer(config)
+    for critic in trainer.critics.values():
+        torch.nn.init.normal_(critic.out.weight, generator=torch.Generator().manual_seed(0))
+    trainer.iterate(0)
+    rollout = trainer._collect(1)
+    return trainer, rollout, trainer.algorithm.prepare(rollout)
+
+
+def test_the_first_loss_has_ratio_one(toy_config):
+    trainer, _, batches = prepared(toy_config())
+    for name, batch in batches.items():
+        metrics = trainer.algorithm.loss(name, batch).metrics
+        assert float(metrics["clip_fraction"]) == 0
+        # scored twice by the same code on the same batch: equal to the bit
+        assert float(metrics["approx_kl"]) == 0
+
+
+def test_the_sampled_handover_pays_the_partners_reward(toy_config):
+    config = toy_config(handover="sampled", kl_coef=0.0, gae_lambda=1.0, swap_every=0)
+    _, rollout, batches = prepared(config)
+    pioneer, observer = rollout.turns
+    paid = pioneer.task_rewards + observer.task_rewards
+    torch.testing.assert_close(batches["llm_0"].returns[:, 0], paid)
+    torch.testing.assert_close(batches["llm_1"].returns[:, 0], observer.task_rewards)
+
+
+def test_the_value_handover_bootstraps_from_the_observers_first_state(toy_config):
+    config = toy_config(handover="value", kl_coef=0.0, gae_lambda=1.0, swap_every=0)
+    _, rollout, batches = prepared(config)
+    expected = rollout.turns[0].task_rewards + batches["llm_1"].old_values[:, 0]
+    torch.testing.assert_close(batches["llm_0"].returns[:, 0], expected)
+    assert float(batches["llm_1"].old_values.abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(("algorithm", "sees"), [("mappo", True), ("ippo", False)])
+def test_only_the_central_critic_sees_the_query_that_is_hidden_from_the_observer(
+    toy_config, algorithm, sees
+):
+    trainer, rollout, _ = prepared(toy_config(algorithm=algorithm, swap_every=0))
+    pioneer = rollout.turns[0]
+    changed = replace(pioneer, prompts=["hhh>"] * len(pioneer.prompts))
+    other = replace(rollout, turns=(changed, rollout.turns[1]))
+    features = [trainer.algorithm.prepare(r)["llm_1"].features for r in (rollout, other)]
+    assert torch.equal(features[0], features[1]) is not sees
+
+
+def test_advantages_are_whitened_per_role_and_the_kl_term_is_scaled_alike(toy_config):
+    trainer, _, batches = prepared(toy_config(swap_every=0))
+    batch = batches["llm_0"]
+    kept = batch.advantages[batch.response_mask]
+    assert float(kept.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(kept.var(unbiased=False)) == pytest.approx(1, abs=1e-4)
+
+    def loss(scale: float) -> float:
+        scaled = replace(
+            batch,
+            advantages=torch.zeros_like(batch.advantages),
+            advantage_scale=batch.advantage_scale * scale,
+            returns=batch.old_values,
+        )
+        return float(trainer.algorithm.loss("llm_0", scaled).loss.detach())
+
+    expected = 0.1 * float(batch.kls.sum()) / (8 * 3) / float(batch.advantage_scale[0])
+    assert loss(1) == pytest.approx(expected, rel=1e-4)
+    assert loss(4) == pytest.approx(expected / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("kl", ["exact", "k1", "detached"])
+def test_returns_charge_each_form_of_kl_to_the_right_actions(toy_config, kl):
+    config = toy_config(kl=kl, kl_coef=0.5, gae_lambda=1.0, swap_every=0)
+    _, rollout, batches = prepared(config)
+    batch, observer = batches["llm_1"], rollout.turns[1]
+    rewards = observer.task_rewards
+    found = (rewards - batch.returns[:, 0]) / 0.5
+    if kl == "exact":  # the first action pays for the KL of later states only
+        expected = batch.kls[:, 1:].sum(1)
+    elif kl == "detached":
+        expected = batch.kls.sum(1)
+    else:
+        assert not torch.allclose(found, batch.kls.sum(1), atol=1e-3)
+        return
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

@@ -37,7 +37,7 @@ class TrainConfig:
     """Run folder; empty for runs/TASK."""
     seed: int = 0
     """Seeds queries, adapters, critics and sampling; >= 0."""
-    iterations: int = 40
+    iterations: int = 50
     """Batches of episodes to learn from; >= 1."""
 
     model: str = "embedded"
@@ -71,11 +71,11 @@ class TrainConfig:
 
     batch_size: int = 128
     """Episodes per iteration."""
-    minibatch_size: int = 64
+    minibatch_size: int = 32
     """Episodes per optimiser step; divides batch_size."""
-    epochs: int = 2
+    epochs: int = 1
     """Passes over each batch; >= 1."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Adam step size of the policies; > 0."""
     critic_learning_rate: float = 1e-3
     """Adam step size of the critics; > 0."""

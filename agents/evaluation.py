@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -169,18 +170,18 @@ def sample_texts(
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the table of an evaluation."""
+    """Print the table of an evaluation; it fits 80 columns."""
     how = "greedy" if evaluation["greedy"] else "sampled"
     queries = f"{evaluation['num_queries']} {evaluation['split']} queries"
     title = f"{queries}, {how}, ± half the 95 % interval"
-    table = Table(title=title, title_justify="left")
-    table.add_column("policy")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    table.add_column("policy", no_wrap=True)
     keys = ("reward", "kl", "combined", "length", "distinct_2")
-    for heading in ("task reward", "KL (nats)", "combined", "length", "distinct-2"):
-        table.add_column(heading, justify="right")
+    for heading in ("reward", "KL, nats", "combined", "length", "distinct-2"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in evaluation["rows"]:
         figures = [row[key] for key in keys]
-        table.add_row(
-            row["name"], *(f"{m:.2f} ±{(high - low) / 2:.2f}" for m, low, high in figures)
-        )
+        cells = [f"{mean:.2f} ±{(high - low) / 2:.2f}" for mean, low, high in figures]
+        table.add_row(row["name"], *cells)
     console.print(table)

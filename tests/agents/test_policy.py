@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import cory_env
 from agents import policy as policy_module
+from agents.backbone import FullBackbone
 from agents.policy import LLMPolicy, response_hidden
+from agents.tiny import tiny_model
 from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import every_response, reference_hidden, tiny_backbone, token_batch
 
@@ -151,3 +154,29 @@ def test_response_hidden_lines_up_with_the_response():
     backbone = tiny_backbone()
     tokens = token_batch(backbone, PROMPTS, [[1, 2], [0], [2, 2], [3, 0]])
     assert response_hidden(backbone, None, tokens).shape == (4, 2, 64)
+
+
+def test_absolute_positions_do_not_count_the_padding():
+    # Rotary positions are blind to a shift; those of GPT-2 are not.
+    _, tokenizer = tiny_model(ToyTask(length=2, symbols=2), seed=0)
+    torch.manual_seed(0)
+    base = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=6, n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5
+        )
+    )
+    backbone = FullBackbone(
+        base, tokenizer, ["llm_0"], dtype=torch.float32, device=torch.device("cpu")
+    )
+    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    generator = torch.Generator().manual_seed(0)
+    _, tokens = policy.generate(PROMPTS, max_new_tokens=4, generator=generator)
+    scores = policy.score(tokens, reference_hidden(backbone, tokens))
+    torch.testing.assert_close(scores.log_probs, tokens.sampled_log_probs, atol=FLOAT32, rtol=0)
+    for row, prompt in enumerate(PROMPTS):
+        response = tokens.response_ids[row][tokens.response_mask[row]].tolist()
+        alone = token_batch(backbone, [prompt], [response])
+        single = policy.score(alone, reference_hidden(backbone, alone)).log_probs
+        torch.testing.assert_close(
+            scores.log_probs[row, : len(response)], single[0], atol=FLOAT32, rtol=0
+        )

@@ -173,6 +173,8 @@ class LoraBackbone(Backbone):
         for file in (folder / name).iterdir():
             file.replace(folder / file.name)
         (folder / name).rmdir()
+        # peft's card is a form to fill in, and names the base by its path on this machine.
+        (folder / "README.md").unlink(missing_ok=True)
         self.tokenizer.save_pretrained(folder)
 
 

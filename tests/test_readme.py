@@ -32,7 +32,7 @@ def test_the_python_blocks_run_one_after_the_other(tmp_path):
     (tmp_path / "agents").symlink_to(ROOT / "agents")
     text = "\n".join(BLOCKS)
     # The one change: a run of two small iterations in place of the whole one.
-    short = text.replace("iterations=40,", "iterations=2, batch_size=8, minibatch_size=8,")
+    short = text.replace("iterations=45,", "iterations=2, batch_size=8, minibatch_size=8,")
     short = short.replace('out="runs/demo"', 'out="runs/demo", evaluation_queries=8')
     assert short.count("batch_size=8, ") == 2
     assert short.count("evaluation_queries=8") == 1

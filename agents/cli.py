@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -80,10 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    # The libraries' own progress bars and advice would tear the live table.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         if argv[0] not in commands:
             raise ValueError(f"Expected a command ({', '.join(commands)}), got {argv[0]!r}.")
@@ -107,6 +102,7 @@ def _train(argv: list[str]) -> int:
     config, _ = _parse(TrainConfig, rest, prog="train", default=start)
     from agents.trainer import train
 
+    _hush()
     return 130 if train(config, resume=flags.resume).interrupted else 0
 
 
@@ -130,6 +126,7 @@ def _evaluate(argv: list[str]) -> int:
     from agents.evaluation import print_evaluation
     from agents.run import evaluate
 
+    _hush()
     evaluation = evaluate(
         flags.run,
         split=flags.split,
@@ -147,6 +144,15 @@ def _report(argv: list[str]) -> int:
 
     print(write_report(flags.run))
     return 0
+
+
+def _hush() -> None:
+    """Silence the libraries' own progress bars and advice, which would tear the live table."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _parse(

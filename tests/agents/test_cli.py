@@ -16,7 +16,9 @@ import pytest
 from agents import backbone
 from agents.cli import main
 from agents.config import TrainConfig
-from cory_env.registry import REWARDS
+from cory_env import Example
+from cory_env.registry import REWARDS, TASKS
+from cory_env.tasks.imdb import ImdbTask
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
@@ -230,3 +232,16 @@ def test_every_field_is_documented_and_every_preset_is_valid():
     )
     for name in TrainConfig.__dataclass_fields__:
         assert "--" + name.replace("_", "-") in result.stdout
+
+
+def test_a_query_longer_than_the_context_is_refused_with_both_lengths(
+    capsys, tmp_path, monkeypatch
+):
+    class LongTask(ImdbTask):
+        def __init__(self, split: str = "train"):
+            self.examples = [Example("word " * 400)]
+
+    monkeypatch.setitem(TASKS, "long", LongTask)
+    argv = ["train", "long", *SMALL, "--out", str(tmp_path / "run")]
+    fails(capsys, argv, "max_prompt_tokens=240", "got 40")
+    assert not (tmp_path / "run").exists()

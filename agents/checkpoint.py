@@ -36,6 +36,9 @@ def save_checkpoint(
 
     Returns:
         The folder of the checkpoint.
+
+    Raises:
+        OSError: if it cannot be written; the checkpoints before it are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final, temporary = folder / f"step_{step}", folder / f".step_{step}.tmp"
@@ -52,8 +55,10 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         _sync(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # how safetensors reports a full disk
+            raise OSError(f"Could not write the checkpoint {final}: {error}") from error
         raise
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from agents import checkpoint as module
 from agents.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -49,11 +50,12 @@ def test_a_changed_byte_is_noticed(tmp_path):
         load_checkpoint(path)
 
 
-def test_a_save_that_fails_leaves_the_previous_checkpoint_and_no_rubbish(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+def test_a_full_disk_leaves_the_previous_checkpoint_and_no_rubbish(tmp_path, monkeypatch, kind):
     save_checkpoint(tmp_path, 1, TENSORS, META, keep=1)
 
     def full_disk(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise kind("No space left on device")
 
     monkeypatch.setattr(module, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):

@@ -86,7 +86,7 @@ class TrainConfig:
     """`exact`: full-vocabulary KL with its direct gradient. `k1`: the sampled log-ratio in the
     reward. `detached`: the exact KL as a reward only, as the paper has it; it does not restrain the
     token itself."""
-    kl_coef: float = 0.25
+    kl_coef: float = 0.28
     """η, price of one nat; >= 0."""
     kl_target: float = 0.0
     """Nats per response that η is steered towards; 0 keeps η fixed."""

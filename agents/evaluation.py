@@ -177,11 +177,13 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 1, 0, 0)
     table.add_column("policy", no_wrap=True)
-    keys = ("reward", "kl", "combined", "length", "distinct_2")
+    digits = {"reward": 2, "kl": 2, "combined": 2, "length": 1, "distinct_2": 2}
     for heading in ("reward", "KL, nats", "combined", "length", "distinct-2"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in evaluation["rows"]:
-        figures = [row[key] for key in keys]
-        cells = [f"{mean:.2f} ±{(high - low) / 2:.2f}" for mean, low, high in figures]
+        cells = []
+        for key, places in digits.items():
+            mean, low, high = row[key]
+            cells.append(f"{mean:.{places}f} ±{(high - low) / 2:.{places}f}")
         table.add_row(row["name"], *cells)
     console.print(table)

@@ -52,7 +52,11 @@ def test_no_more_queries_than_there_are(evaluate):
 
 
 def test_the_table_fits_eighty_columns_uncut(evaluate):
+    evaluation = evaluate()
+    for row in evaluation["rows"]:
+        row["kl"], row["combined"] = (12.345, 11.0, 13.0), (-10.0, -11.0, -9.0)
     text = io.StringIO()
-    print_evaluation(evaluate(), Console(file=text, width=80))
+    print_evaluation(evaluation, Console(file=text, width=80))
     assert "…" not in text.getvalue()
     assert "llm_1 after llm_0" in text.getvalue()
+    assert "12.35 ±1.00" in text.getvalue()

@@ -2,5 +2,5 @@
 
 import os
 
-# The models here are so small that a second thread costs more than it brings; read when torch loads.
+# For models this small a second thread costs more than it brings. Read when torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

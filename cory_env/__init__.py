@@ -6,9 +6,13 @@ Source: Ma et al., "Coevolving with the Other You" (NeurIPS 2024, arXiv 2410.061
 from cory_env.aec import env, raw_env
 from cory_env.game import RewardError
 from cory_env.parallel import parallel_env
+from cory_env.registration import register_games
 from cory_env.registry import make_reward, make_task, register_reward, register_task
+from cory_env.seat import gym_env
 from cory_env.types import Example, Response
 from cory_env.vector import vector_env
+
+register_games()
 
 __version__ = "0.1.0"
 
@@ -17,6 +21,7 @@ __all__ = [
     "Response",
     "RewardError",
     "env",
+    "gym_env",
     "make_reward",
     "make_task",
     "parallel_env",

@@ -6,7 +6,6 @@ import operator
 from typing import Any, Unpack
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from pettingzoo.utils.wrappers import (  # pyright: ignore[reportMissingTypeStub
 
 from cory_env.game import GameState
 from cory_env.options import GameOptions, make_rules
-from cory_env.rendering import transcript
+from cory_env.rendering import Screen, transcript
 from cory_env.types import Float64Array, Response, Task
 from cory_env.views import Action, ActionLevel, Observation, Views
 
@@ -26,12 +25,15 @@ def env(
     task: str | Task = "imdb",
     *,
     action_level: ActionLevel = "token",
+    one_hot: bool = False,
     render_mode: str | None = None,
     **options: Unpack[GameOptions],
 ) -> AECEnv[str, Observation, Action]:
     """Return a `raw_env` that also watches over the order of calls. Same arguments."""
     return _OrderEnforcing(
-        raw_env(task, action_level=action_level, render_mode=render_mode, **options)
+        raw_env(
+            task, action_level=action_level, one_hot=one_hot, render_mode=render_mode, **options
+        )
     )
 
 
@@ -74,8 +76,13 @@ class raw_env(AECEnv[str, Observation, Action]):
     Before its turn an agent sees padding only. `action_mask` is all ones for the agent on turn and
     allows only the end token, as a no-op, to the others. Do not write to it: it is shared.
 
-    `state()` is the joint transcript: the pioneer's prompt in L places, then each response, in turn
-    order, in T places; -1 where there is no token.
+    `state()` is the joint transcript, `Box(-1, V - 1, (L + A · T,))`: the pioneer's prompt in L
+    places, then each response, in turn order, in T places; -1 where there is no token. Ids are
+    int64.
+
+    With `one_hot=True`, for learners that read vectors, `observation` is
+    `Box(0, 1, (L + T, V), float32)` and `state()` is `Box(0, 1, (L + A · T, V), float32)`: one row
+    a token, zeros where there is none. That is meant for tasks with small vocabularies.
 
     ## Action Space
 
@@ -106,8 +113,11 @@ class raw_env(AECEnv[str, Observation, Action]):
 
     `action_level`: `"token"` or `"response"`.
 
-    `render_mode`: `"ansi"` (`render()` returns the transcript), `"human"` (it is printed, and once
-    more by itself at the end), or None.
+    `one_hot`: whether tokens are shown as rows of ones and zeros instead of ids.
+
+    `render_mode`: `"ansi"` (`render()` returns the transcript), `"human"` (the episode is drawn by
+    itself as it goes: on a terminal in panels that grow with the responses, elsewhere line by line;
+    `close()` gives the terminal back, as before an `input()`), or None.
 
     `options`: `split`, `observers`, `reward_sharing`, `knowledge_transfer`, `swap_every`, `reward`,
     `tokenizer`, `max_new_tokens` and `max_prompt_tokens`: see `cory_env.options.make_rules`.
@@ -131,6 +141,7 @@ class raw_env(AECEnv[str, Observation, Action]):
         task: str | Task = "imdb",
         *,
         action_level: ActionLevel = "token",
+        one_hot: bool = False,
         render_mode: str | None = None,
         **options: Unpack[GameOptions],
     ) -> None:
@@ -144,7 +155,7 @@ class raw_env(AECEnv[str, Observation, Action]):
         self.rules = make_rules(task, **options)
         self.action_level = action_level
         self.render_mode = render_mode
-        self._views = Views(self.rules, action_level)
+        self._views = Views(self.rules, action_level, one_hot)
         self.possible_agents = list(self.rules.agents)
         self.agents = []
         self.observation_spaces = self._views.observation_spaces
@@ -153,6 +164,7 @@ class raw_env(AECEnv[str, Observation, Action]):
         self.np_random, _ = seeding.np_random()
         self._episode = 0
         self._game: GameState | None = None
+        self._screen = Screen() if render_mode == "human" else None
 
     def observation_space(self, agent: str) -> spaces.Space[Observation]:
         """Return the space of the agent's observations, always the same object."""
@@ -181,25 +193,25 @@ class raw_env(AECEnv[str, Observation, Action]):
         self.agents = self.possible_agents[:]
         self.rewards = dict.fromkeys(self.agents, 0.0)
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
+        self._task_rewards: dict[str, float] = {}
         self._paid: dict[str, float] = {}
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
         self.infos = {
             agent: {"role": role} for agent, role in zip(game.agents, self.rules.roles, strict=True)
         }
-        self._views.clear()
+        self._views.clear(game.agents)
+        if self._screen is not None:
+            self._screen.close()
+            self._screen = Screen()
         self._begin_turn(game, prompt, prompt_ids)
 
     def observe(self, agent: str) -> Observation:
         """Return what an agent sees now: see the class."""
-        game = self._current_game()
-        return self._views.observation(
-            agent,
-            turn=game.agents.index(agent),
-            on_turn=self.rules.agent_on_turn(game) == agent,
-        )
+        self._current_game()
+        return self._views.observation(agent)
 
-    def state(self) -> NDArray[np.int64]:
+    def state(self) -> NDArray[Any]:
         """Return the joint transcript: see the class."""
         self._current_game()
         return self._views.state()
@@ -225,34 +237,45 @@ class raw_env(AECEnv[str, Observation, Action]):
         if self.action_level == "response":
             self._end_turn(game, self.rules.response(action, agent))
             return
-        played = [*self._played, self._legal_token(action)]
-        if self.rules.ends_response(played):
-            self._end_turn(game, self.rules.response(played, agent))
+        token = self._legal_token(action)
+        if self.rules.ends_response(token, len(self._played)):
+            self._end_turn(game, self.rules.response([*self._played, token], agent))
         else:
-            self._played = played
-            self._views.show(agent, len(game.responses), self._prompt_ids, played)
+            self._played.append(token)
+            self._views.append(token)
+            if self._screen is not None:
+                self.render()
 
     def render(self) -> str | None:
-        """Return (`"ansi"`) or print (`"human"`) the episode so far."""
-        text = transcript(self.rules, self._current_game(), self._paid)
+        """Return (`"ansi"`) the episode so far, or draw (`"human"`) what is not drawn yet."""
+        game = self._current_game()
         if self.render_mode == "ansi":
-            return text
-        if self.render_mode == "human":
-            print(text)
+            return transcript(self.rules, game, self._paid, self._played)
+        if self._screen is not None:
+            self._screen.draw(
+                self.rules,
+                game,
+                played=self._played,
+                task_rewards=self._task_rewards,
+                rewards=self._paid,
+            )
         else:
             gymnasium.logger.warn("Expected a render_mode, got None: there is nothing to render.")
         return None
 
     def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Give back the terminal that `render_mode="human"` draws on."""
+        if self._screen is not None:
+            self._screen.close()
 
     def _begin_turn(self, game: GameState, prompt: str, prompt_ids: list[int]) -> None:
         """Select the agent on turn and show it its prompt."""
-        turn = len(game.responses)
-        agent = self.agent_selection = game.agents[turn]
-        self._prompt_ids, self._played = prompt_ids, list[int]()
+        agent = self.agent_selection = game.agents[len(game.responses)]
+        self._played = list[int]()
         self.infos[agent] = {**self.infos[agent], "prompt": prompt}
-        self._views.show(agent, turn, prompt_ids, [])
+        self._views.begin_turn(agent, prompt_ids)
+        if self._screen is not None:
+            self.render()
 
     def _end_turn(self, game: GameState, response: Response) -> None:
         """Record a whole response and go on to the next turn or to the end.
@@ -271,10 +294,11 @@ class raw_env(AECEnv[str, Observation, Action]):
             self._begin_turn(game, prompt, prompt_ids)
 
     def _record(self, game: GameState, response: Response) -> None:
-        """Take over the new state and show the whole response of the selected agent."""
+        """Take over the new state and show the rest of the response of the selected agent."""
         agent = self.agent_selection
         self._game = game
-        self._views.show(agent, len(game.responses) - 1, self._prompt_ids, response.ids)
+        for token in response.ids[len(self._played) :]:
+            self._views.append(token)
         self.infos[agent] = {
             **self.infos[agent],
             "response": response.text,
@@ -284,12 +308,14 @@ class raw_env(AECEnv[str, Observation, Action]):
     def _end(self, game: GameState, task_rewards: Float64Array, rewards: Float64Array) -> None:
         """Pay all agents and end the episode for all of them."""
         for agent, task_reward, reward in zip(game.agents, task_rewards, rewards, strict=True):
+            self._task_rewards[agent] = float(task_reward)
             self._paid[agent] = self.rewards[agent] = float(reward)
             self.terminations[agent] = True
             self.infos[agent] = {**self.infos[agent], "task_reward": float(task_reward)}
+        self._views.on_turn = None
         self._accumulate_rewards()
         self._deads_step_first()
-        if self.render_mode == "human":
+        if self._screen is not None:
             self.render()
 
     def _current_game(self) -> GameState:
@@ -298,25 +324,36 @@ class raw_env(AECEnv[str, Observation, Action]):
         return self._game
 
     def _legal_token(self, action: Action) -> int:
-        agent, vocabulary = self.agent_selection, self.rules.tokenizer.vocab_size
-        expected = f"Expected the action of {agent} to be a token id from 0 to {vocabulary - 1}"
+        vocabulary = self.rules.tokenizer.vocab_size
         try:
             token = operator.index(action)
         except TypeError:
-            raise TypeError(f"{expected}, got {action!r}.") from None
-        if not 0 <= token < vocabulary:
-            raise ValueError(f"{expected}, got {token}.")
-        return token
+            token = None
+        if token is not None and 0 <= token < vocabulary:
+            return token
+        error = TypeError if token is None else ValueError
+        raise error(
+            f"Expected the action of {self.agent_selection} to be a token id from 0 to "
+            f"{vocabulary - 1}, got {action!r}."
+        )
 
 
 class _OrderEnforcing(OrderEnforcingWrapper[str, Observation, Action]):
-    """Leave the words to `raw_env` where PettingZoo's wrapper would only log a wrong step."""
+    """PettingZoo's wrapper, with shorter ways to what a step reads and the words of `raw_env`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("agents", "agent_selection") and self._has_reset:
+            return getattr(self.env, name)
+        return super().__getattr__(name)
+
+    def last(
+        self, observe: bool = True
+    ) -> tuple[Observation | None, float, bool, bool, dict[str, Any]]:
+        return self.env.last(observe)
 
     def step(self, action: Action) -> None:
-        if self._has_reset and self.agents:
-            super().step(action)
-        else:
-            self.env.step(action)
+        self._has_updated = True
+        self.env.step(action)
 
     def __str__(self) -> str:
         return str(self.env)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -96,6 +96,7 @@ class Rules:
         """
         if not isinstance(example, Example):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Expected an Example, got {example!r}.")
+        _expect_unicode("query", example.query)
         shift = 0 if self.swap_every is None else (episode // self.swap_every) % len(self.roles)
         return GameState(example, self.agents[shift:] + self.agents[:shift])
 
@@ -122,20 +123,25 @@ class Rules:
         """Return the ids of a prompt.
 
         Raises:
-            ValueError: if it is longer than `max_prompt_tokens`.
+            ValueError: if it has no tokens, or more than `max_prompt_tokens`.
         """
         ids = self.tokenizer.encode(prompt)
-        if len(ids) > self.max_prompt_tokens:
+        if not 1 <= len(ids) <= self.max_prompt_tokens:
             raise ValueError(
-                f"Expected a prompt of at most max_prompt_tokens={self.max_prompt_tokens} tokens, "
-                f"got {len(ids)}: pass a larger max_prompt_tokens, shorter queries or fewer "
+                f"Expected a prompt of 1 to max_prompt_tokens={self.max_prompt_tokens} tokens, "
+                f"got {len(ids)}: pass a larger max_prompt_tokens, other queries or fewer "
                 f"observers. The prompt begins {prompt[:80]!r}."
             )
         return ids
 
-    def ends_response(self, ids: Sequence[int]) -> bool:
-        """Return whether a response is over after these tokens."""
-        return len(ids) >= self.max_new_tokens or ids[-1] == self.tokenizer.eos_token_id
+    def check_prompt(self, prompt: str) -> None:
+        """Raise what `encode_prompt` would, in less time where the tokenizer knows a way."""
+        if not prompt or not self.tokenizer.fits(prompt, self.max_prompt_tokens):
+            self.encode_prompt(prompt)
+
+    def ends_response(self, token: int, place: int) -> bool:
+        """Return whether a response is over after this token in this place, the first being 0."""
+        return place + 1 >= self.max_new_tokens or token == self.tokenizer.eos_token_id
 
     def response(self, action: object, agent: str) -> Response:
         """Return the response that an action stands for.
@@ -148,9 +154,11 @@ class Rules:
 
         Raises:
             TypeError: if the action is neither.
-            ValueError: if an id is out of range or there are more ids than may be played.
+            ValueError: if an id is out of range, there are more ids than may be played, or the
+                text is no Unicode.
         """
         if isinstance(action, str):
+            _expect_unicode(f"response of {agent}", action)
             ids = self.tokenizer.encode(action, begin=False)
             kept = ids[: self.max_new_tokens]
             text = action if len(kept) == len(ids) else self.tokenizer.decode(kept)
@@ -166,7 +174,7 @@ class Rules:
         """Return the state after the agent on turn has answered."""
         if self.agent_on_turn(state) is None:
             raise RuntimeError("Expected an episode that goes on, got one that has ended.")
-        return replace(state, responses=(*state.responses, response))
+        return GameState(state.example, state.agents, (*state.responses, response))
 
     def payoffs(self, states: Sequence[GameState]) -> tuple[Float64Array, Float64Array]:
         """Score finished episodes in one call of the reward.
@@ -200,12 +208,12 @@ class Rules:
                 f"Expected the response of {agent} to be a text or a sequence of token ids, "
                 f"got {action!r}."
             )
-        if ids.min() < 0 or ids.max() >= vocabulary:
-            wrong = ids[(ids < 0) | (ids >= vocabulary)][0]
+        kept: list[int] = ids.tolist()
+        if min(kept) < 0 or max(kept) >= vocabulary:
+            wrong = next(token for token in kept if not 0 <= token < vocabulary)
             raise ValueError(
                 f"Expected token ids of {agent} from 0 to {vocabulary - 1}, got {wrong}."
             )
-        kept: list[int] = ids.tolist()
         if end in kept:
             kept = kept[: kept.index(end)]
             limit = self.max_new_tokens - 1  # the end token takes a place
@@ -285,6 +293,16 @@ def _first_that_raises(
         except Exception:  # whatever it is, the caller has it already
             return f" for {example} answered {response!r}"
     return ""
+
+
+def _expect_unicode(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Expected the {name} to be Unicode text, got the lone surrogate "
+            f"{text[error.start]!r} in place {error.start} of {text[:80]!r}."
+        ) from None
 
 
 def _expect_count(name: str, value: object, *, at_least: int) -> None:

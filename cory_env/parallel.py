@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv  # pyright: ignore[reportMissingTypeStubs] # it ships none
@@ -33,10 +32,13 @@ class parallel_env(ParallelEnv[str, Observation, Action]):
         task: str | Task = "imdb",
         *,
         action_level: ActionLevel = "token",
+        one_hot: bool = False,
         render_mode: str | None = None,
         **options: Unpack[GameOptions],
     ) -> None:
-        self.aec_env = raw_env(task, action_level=action_level, render_mode=render_mode, **options)
+        self.aec_env = raw_env(
+            task, action_level=action_level, one_hot=one_hot, render_mode=render_mode, **options
+        )
         self.render_mode = render_mode
         self.possible_agents = self.aec_env.possible_agents
         self.observation_spaces = self.aec_env.observation_spaces
@@ -101,16 +103,17 @@ class parallel_env(ParallelEnv[str, Observation, Action]):
             self._infos(),
         )
 
-    def state(self) -> NDArray[np.int64]:
+    def state(self) -> NDArray[Any]:
         """Return the joint transcript: see `raw_env`."""
         return self.aec_env.state()
 
     def render(self) -> str | None:
-        """Return or print the episode so far."""
+        """Return or draw the episode: see `raw_env.render`."""
         return self.aec_env.render()
 
     def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Close the environment inside."""
+        self.aec_env.close()
 
     def _observations(self) -> dict[str, Observation]:
         return {agent: self.aec_env.observe(agent) for agent in self.possible_agents}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from json import loads
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +26,10 @@ class ByteTokenizer:
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         """Return the bytes of the text."""
         return list(text.encode())
+
+    def fits(self, text: str, max_tokens: int) -> bool:
+        """Return whether the text has at most so many bytes."""
+        return len(text.encode()) <= max_tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the bytes, with U+FFFD for what is no UTF-8."""
@@ -56,6 +61,10 @@ class SymbolTokenizer:
                 )
         return [self._id_of[character] for character in text]
 
+    def fits(self, text: str, max_tokens: int) -> bool:
+        """Return whether the text has at most so many characters."""
+        return len(text) <= max_tokens
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the characters of the ids."""
         return "".join(self.alphabet[i - 1] for i in ids if i != self.eos_token_id)
@@ -78,6 +87,13 @@ class FileTokenizer:
             raise ValueError(f"Expected a tokenizer with the token {END_OF_TEXT!r}, found none.")
         self.eos_token_id = end
         self.vocab_size = self._backend.get_vocab_size()
+        parts = loads(json)
+        adds_text = str(parts["pre_tokenizer"])
+        self._every_token_covers_a_byte = (
+            parts["normalizer"] is None
+            and "Metaspace" not in adds_text
+            and "'add_prefix_space': True" not in adds_text
+        )
 
     def __reduce__(self) -> tuple[type[FileTokenizer], tuple[str]]:
         return FileTokenizer, (self._backend.to_str(),)  # the library's pickle drops the flag above
@@ -85,6 +101,14 @@ class FileTokenizer:
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         """Return the ids, with the begin token where the file's post-processor adds one."""
         return self._backend.encode(text, add_special_tokens=begin).ids
+
+    def fits(self, text: str, max_tokens: int) -> bool:
+        """Return whether the prompt has at most so many tokens."""
+        if self._every_token_covers_a_byte:
+            num_special = self._backend.num_special_tokens_to_add(False)
+            if len(text.encode()) + num_special <= max_tokens:
+                return True  # a few times faster than to encode it
+        return len(self.encode(text)) <= max_tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
@@ -124,6 +148,10 @@ class HuggingFaceTokenizer:
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         """Return the ids; a prompt gets the special tokens which its model was trained with."""
         return self.backend.encode(text, add_special_tokens=begin, split_special_tokens=True)
+
+    def fits(self, text: str, max_tokens: int) -> bool:
+        """Return whether the prompt has at most so many tokens."""
+        return len(self.encode(text)) <= max_tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens, its spaces untouched."""

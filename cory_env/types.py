@@ -62,6 +62,14 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def fits(self, text: str, max_tokens: int) -> bool:
+        """Return whether a prompt has at most `max_tokens` tokens.
+
+        The length of `encode(text)` tells; a tokenizer which can tell without encoding saves every
+        batch of prompts that work.
+        """
+        return len(self.encode(text)) <= max_tokens
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids, special tokens left out."""
         ...

@@ -158,7 +158,7 @@ class VectorEnv:
     def _prompts(self, states: Sequence[GameState]) -> list[str]:
         prompts = [self.rules.prompt(state) for state in states]
         for prompt in prompts:
-            self.rules.encode_prompt(prompt)  # says so where one is too long
+            self.rules.check_prompt(prompt)
         return prompts
 
 

@@ -1,11 +1,11 @@
 """What agents and central critics see: the spaces, and the arrays in them.
 
-The arrays are written in place as tokens come, so that an observation costs a copy and no rebuild.
+The arrays are written in place as tokens come: a step costs one write, and a copy of what is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -44,17 +44,23 @@ class ResponseSpace(spaces.Box):
 class Views:
     """The arrays of one episode.
 
+    Args:
+        rules: the rules of the game.
+        action_level: see `cory_env.raw_env`.
+        one_hot: see `cory_env.raw_env`.
+
     Attributes:
         observation_spaces: for each agent, a space of its own, so that it can be seeded alone.
         action_spaces: for each agent, a space of its own.
         state_space: the space of the joint transcript.
+        on_turn: who may play any token; None after the end.
     """
 
-    def __init__(self, rules: Rules, action_level: ActionLevel) -> None:
-        agents, end = rules.agents, rules.tokenizer.eos_token_id
+    def __init__(self, rules: Rules, action_level: ActionLevel, one_hot: bool) -> None:
+        agents = rules.agents
         V, T, L = rules.tokenizer.vocab_size, rules.max_new_tokens, rules.max_prompt_tokens
         parts: dict[str, spaces.Space[Any]] = {
-            "observation": spaces.Box(0, V - 1, (L + T,), np.int64),
+            "observation": _ids_space(V, L + T, one_hot, lowest=0),
             "attention_mask": spaces.Box(0, 1, (L + T,), np.int8),
         }
         if action_level == "token":
@@ -68,54 +74,91 @@ class Views:
             agent: spaces.Discrete(V) if action_level == "token" else ResponseSpace(V, T)
             for agent in agents
         }
-        self.state_space = spaces.Box(-1, V - 1, (L + len(agents) * T,), np.int64)
+        self.state_space = _ids_space(V, L + len(agents) * T, one_hot, lowest=-1)
 
+        self.on_turn: str | None = None
         self._rules = rules
-        self._action_level = action_level
-        self._ids = {agent: np.full(L + T, end, np.int64) for agent in agents}
-        self._attention_masks = {agent: np.zeros(L + T, np.int8) for agent in agents}
-        self._transcript = np.full(self.state_space.shape, -1, np.int64)
+        self._one_hot = one_hot
+        self._shows_action_mask = action_level == "token"
+        self._ids = {agent: _zeros(parts["observation"]) for agent in agents}
+        self._attention_masks = {agent: _zeros(parts["attention_mask"]) for agent in agents}
+        self._transcript = _zeros(self.state_space)
         self._any_token = np.ones(V, np.int8)
         self._only_end_token = np.zeros(V, np.int8)
-        self._only_end_token[end] = 1
-        # Shared by all observations: V ones a step would cost more than the rest of the step.
-        self._any_token.flags.writeable = self._only_end_token.flags.writeable = False
+        self._only_end_token[rules.tokenizer.eos_token_id] = 1
+        self._turns: dict[str, np.int64] = {}
+        self._place = self._transcript_place = 0
+        self._share_masks()
 
-    def clear(self) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Protect the shared masks of a copy, too: a copied array can be written to."""
+        self.__dict__.update(state)
+        self._share_masks()
+
+    def clear(self, turn_order: Iterable[str]) -> None:
         """Show nothing, as before the first turn."""
-        for agent in self._rules.agents:
-            self._ids[agent].fill(self._rules.tokenizer.eos_token_id)
-            self._attention_masks[agent].fill(0)
-        self._transcript.fill(-1)
+        padding = 0 if self._one_hot else self._rules.tokenizer.eos_token_id
+        for ids, mask in zip(self._ids.values(), self._attention_masks.values(), strict=True):
+            ids.fill(padding)
+            mask.fill(0)
+        self._transcript.fill(0 if self._one_hot else -1)
+        self._turns = {agent: np.int64(turn) for turn, agent in enumerate(turn_order)}
 
-    def show(self, agent: str, turn: int, prompt: Sequence[int], response: Sequence[int]) -> None:
-        """Show the prompt and the response so far of the agent that has a turn."""
-        length = len(prompt) + len(response)
-        self._ids[agent][:length] = [*prompt, *response]
+    def begin_turn(self, agent: str, prompt: Sequence[int]) -> None:
+        """Show an agent its prompt."""
+        turn, length = int(self._turns[agent]), len(prompt)
+        self._write(self._ids[agent], prompt)
         self._attention_masks[agent][:length] = 1
         if turn == 0:
-            self._transcript[: len(prompt)] = prompt
-        start = self._rules.max_prompt_tokens + turn * self._rules.max_new_tokens
-        self._transcript[start : start + len(response)] = response
+            self._write(self._transcript, prompt)
+        self.on_turn, self._place = agent, length
+        self._transcript_place = self._rules.max_prompt_tokens + turn * self._rules.max_new_tokens
 
-    def observation(self, agent: str, *, turn: int, on_turn: bool) -> Observation:
-        """Return what an agent sees.
+    def append(self, token: int) -> None:
+        """Show a token of the response of the agent on turn."""
+        assert self.on_turn is not None
+        seen = (self._place, token) if self._one_hot else self._place
+        said = (self._transcript_place, token) if self._one_hot else self._transcript_place
+        self._ids[self.on_turn][seen] = self._transcript[said] = 1 if self._one_hot else token
+        self._attention_masks[self.on_turn][self._place] = 1
+        self._place += 1
+        self._transcript_place += 1
 
-        Args:
-            agent: who looks.
-            turn: its place in the turn order.
-            on_turn: whether it may play any token.
-        """
+    def observation(self, agent: str) -> Observation:
+        """Return what an agent sees."""
         observation: Observation = {
             "observation": self._ids[agent].copy(),
             "attention_mask": self._attention_masks[agent].copy(),
         }
-        if self._action_level == "token":
-            observation["action_mask"] = self._any_token if on_turn else self._only_end_token
+        if self._shows_action_mask:
+            observation["action_mask"] = (
+                self._any_token if agent == self.on_turn else self._only_end_token
+            )
         if self._rules.swap_every is not None:
-            observation["role"] = np.int64(turn)
+            observation["role"] = self._turns[agent]
         return observation
 
-    def state(self) -> NDArray[np.int64]:
+    def state(self) -> NDArray[Any]:
         """Return the joint transcript."""
         return self._transcript.copy()
+
+    def _write(self, array: NDArray[Any], tokens: Sequence[int]) -> None:
+        """Write tokens to the beginning of an array."""
+        if self._one_hot:
+            array[range(len(tokens)), tokens] = 1
+        else:
+            array[: len(tokens)] = tokens
+
+    def _share_masks(self) -> None:
+        # All observations share them: V ones a step would cost more than the rest of the step.
+        self._any_token.flags.writeable = self._only_end_token.flags.writeable = False
+
+
+def _ids_space(vocab_size: int, length: int, one_hot: bool, *, lowest: int) -> spaces.Box:
+    if one_hot:
+        return spaces.Box(0, 1, (length, vocab_size), np.float32)
+    return spaces.Box(lowest, vocab_size - 1, (length,), np.int64)
+
+
+def _zeros(space: spaces.Space[Any]) -> NDArray[Any]:
+    return np.zeros(space.shape or (), space.dtype)

@@ -190,10 +190,10 @@ def test_an_illegal_action_is_named(action, error, message):
 
 def test_a_response_ends_on_the_end_token_or_at_the_limit():
     rules = toy_rules()
-    assert not rules.ends_response([A])
-    assert not rules.ends_response([A, B])
-    assert rules.ends_response([A, END])
-    assert rules.ends_response([A, B, C])
+    assert not rules.ends_response(A, 0)
+    assert not rules.ends_response(B, 1)
+    assert rules.ends_response(END, 1)
+    assert rules.ends_response(C, 2)
 
 
 def test_answering_after_the_end_is_an_error():

@@ -1,6 +1,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 
 from cory_env.tokenization import (
@@ -108,3 +109,28 @@ def test_an_object_with_the_methods_is_taken_as_it_is(tmp_path):
     path.write_text(embedded.__reduce__()[1][0], encoding="utf-8")
     for source in (path, str(path)):
         assert load_tokenizer(source).encode("This film") == embedded.encode("This film")
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [load_tokenizer("byte"), load_tokenizer("embedded"), SymbolTokenizer("aé ")]
+)
+def test_whether_a_prompt_fits_is_what_its_encoding_says(tokenizer):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        text = "".join(rng.choice(list("aé "), size=rng.integers(12)))
+        length = len(tokenizer.encode(text))
+        assert [tokenizer.fits(text, n) for n in range(30)] == [length <= n for n in range(30)]
+
+
+def test_a_tokenizer_that_adds_spaces_counts_them():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    adds = Tokenizer(models.BPE({"<|endoftext|>": 0, "Ġ": 1, "1": 2}, []))
+    adds.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel()]
+    )
+    adds.decoder = decoders.ByteLevel()
+    tokenizer = FileTokenizer(adds.to_str())
+    assert len(tokenizer.encode("111")) == 6
+    assert not tokenizer.fits("111", 5)
+    assert tokenizer.fits("111", 6)

@@ -25,7 +25,8 @@ from agents.setup import build_games
 from agents.types import Turn
 from cory_env import Example
 from cory_env.game import score
-from cory_env.types import Reward, Task
+from cory_env.task import Task
+from cory_env.types import Reward
 
 Interval = tuple[float, float, float]
 """Mean, lower and upper end of the 95 % bootstrap interval."""

@@ -9,21 +9,22 @@ from agents.config import TrainConfig
 from agents.rewards import ClassifierReward
 from agents.tiny import tiny_model
 from cory_env import make_reward, make_task, vector_env
-from cory_env.registry import REWARDS
-from cory_env.types import Reward, Task
+from cory_env.registry import known_rewards
+from cory_env.task import Task
+from cory_env.types import Reward
 from cory_env.vector import VectorEnv
 
 
 def build_reward(config: TrainConfig, task: Task) -> Reward:
     """Return the task's own reward, a registered one, or a Hugging Face classifier."""
     name = config.reward or task.reward
-    if name in REWARDS:
+    if name in known_rewards():
         return make_reward(name)
     try:
         return ClassifierReward(name, device=str(pick_device(config.device)))
     except ValueError as error:
         raise ValueError(
-            f"Expected a registered reward ({', '.join(REWARDS)}) or a sequence classifier, "
+            f"Expected a registered reward ({', '.join(known_rewards())}) or a sequence classifier, "
             f"got {name!r}: {error}"
         ) from error
 

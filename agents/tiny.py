@@ -6,8 +6,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cory_env.task import Task
 from cory_env.tokenization import SymbolTokenizer
-from cory_env.types import Task
 
 _END = "<end>"
 

@@ -9,6 +9,7 @@ from cory_env.parallel import parallel_env
 from cory_env.registration import register_games
 from cory_env.registry import make_reward, make_task, register_reward, register_task
 from cory_env.seat import gym_env
+from cory_env.task import Task
 from cory_env.types import Example, Response
 from cory_env.vector import vector_env
 
@@ -20,6 +21,7 @@ __all__ = [
     "Example",
     "Response",
     "RewardError",
+    "Task",
     "env",
     "gym_env",
     "make_reward",

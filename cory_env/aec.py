@@ -17,7 +17,8 @@ from pettingzoo.utils.wrappers import (  # pyright: ignore[reportMissingTypeStub
 from cory_env.game import GameState
 from cory_env.options import GameOptions, make_rules
 from cory_env.rendering import Screen, transcript
-from cory_env.types import Float64Array, Response, Task
+from cory_env.task import Task
+from cory_env.types import Float64Array, Response
 from cory_env.views import Action, ActionLevel, Observation, Views
 
 

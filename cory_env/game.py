@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from cory_env.types import Example, Float64Array, Response, Reward, Task, Tokenizer
+from cory_env.task import Task
+from cory_env.types import Example, Float64Array, Response, Reward, Tokenizer
 
 RewardSharing = Literal["collective", "mean", "individual"] | float
 

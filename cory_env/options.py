@@ -7,8 +7,9 @@ from typing import TypedDict
 
 from cory_env.game import RewardSharing, Rules
 from cory_env.registry import make_reward, make_task
+from cory_env.task import Task
 from cory_env.tokenization import TransformersTokenizer, load_tokenizer
-from cory_env.types import Reward, Task, Tokenizer
+from cory_env.types import Reward, Tokenizer
 
 TokenizerSource = str | Path | Tokenizer | TransformersTokenizer
 

@@ -13,7 +13,7 @@ from pettingzoo import ParallelEnv  # pyright: ignore[reportMissingTypeStubs] # 
 
 from cory_env.aec import raw_env
 from cory_env.options import GameOptions
-from cory_env.types import Task
+from cory_env.task import Task
 from cory_env.views import Action, ActionLevel, Observation
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cory_env.aec import raw_env
 from cory_env.options import GameOptions
-from cory_env.types import Task
+from cory_env.task import Task
 from cory_env.views import Action, ActionLevel, Observation
 
 Partner = Callable[[Observation, dict[str, Any]], Action]

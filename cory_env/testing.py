@@ -14,23 +14,27 @@ from pettingzoo import AECEnv  # pyright: ignore[reportMissingTypeStubs] # it sh
 
 from cory_env.game import score
 from cory_env.registry import make_reward
+from cory_env.task import Task
 from cory_env.tokenization import load_tokenizer
-from cory_env.types import Example, Reward, Task
+from cory_env.types import Example, Reward
 from cory_env.vector import VectorEnv
 from cory_env.views import Action, Observation
 
 NUM_CHECKED = 64
-"""How many examples of a task are looked at."""
+"""How many examples of a task are looked at: those with the longest queries."""
 
 ODD_RESPONSES = (
     "",
     " ",
     "\n\n",
     "€ 🎬 \u202e",
+    "\x00\ufffd",
     '"quoted"',
     "<|endoftext|>",
     "-1e999",
-    "very " * 99,
+    "#### 1/0",
+    "9" * 5000,
+    "very " * 2000,
 )
 """Texts that a language model may well produce."""
 
@@ -38,12 +42,15 @@ ODD_RESPONSES = (
 def check_task(task: Task) -> None:
     """Check that a task can be played.
 
-    Its examples are a finite list, sampling depends on the given generator alone, prompts are texts
-    that fit, and the default reward likes a gold answer at least as much as silence.
+    Its examples are a finite list, sampling depends on the given generator alone, prompts fit, also
+    around the longest responses of two observers, and the default reward likes a gold answer at
+    least as much as silence.
     """
+    _expect(isinstance(task, Task), f"Expected an object of a subclass of Task, got {task!r}.")  # pyright: ignore[reportUnnecessaryIsInstance]
     _expect(len(task.examples) > 0, f"Expected examples in task {task.name!r}, got none.")
     sampled = _check_sampling(task)
-    examples = [*task.examples[:NUM_CHECKED], *sampled]
+    longest = sorted(task.examples, key=lambda example: len(example.query))[-NUM_CHECKED:]
+    examples = [*longest, *sampled]
     _check_prompts(task, examples)
     answered = [example for example in examples if example.reference is not None]
     gold = [example.reference or "" for example in answered]
@@ -145,7 +152,9 @@ def _check_sampling(task: Task) -> list[Example]:
 def _check_prompts(task: Task, examples: Sequence[Example]) -> None:
     tokenizer = load_tokenizer(task.tokenizer or "embedded")
     for query in (example.query for example in examples):
-        prompts = [task.observer_prompt(query, [query] * earlier) for earlier in range(3)]
+        ids = tokenizer.encode(query, begin=False) * task.max_new_tokens
+        response = tokenizer.decode(ids[: task.max_new_tokens])
+        prompts = [task.observer_prompt(query, [response] * earlier) for earlier in range(3)]
         for prompt in (task.pioneer_prompt(query), *prompts):
             length = len(tokenizer.encode(prompt))
             _expect(

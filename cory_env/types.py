@@ -75,44 +75,6 @@ class Tokenizer(Protocol):
         ...
 
 
-@runtime_checkable
-class Task(Protocol):
-    """Where queries come from and how they are put to each role.
-
-    Subclass it to inherit the defaults, or match it structurally.
-    """
-
-    name: str
-    """The name it is registered under."""
-    examples: Sequence[Example]
-    """A finite list, the same in every process: what evaluation runs through."""
-    reward: str
-    """Name of the reward that scores this task unless another is asked for."""
-    max_new_tokens: int = 16
-    """Longest response."""
-    max_prompt_tokens: int = 240
-    """Longest prompt."""
-    tokenizer: Tokenizer | None = None
-    """The task's own tokenizer, or None for the embedded one."""
-
-    def sample(self, rng: np.random.Generator) -> Example:
-        """Draw an example for a new episode."""
-        return self.examples[int(rng.integers(len(self.examples)))]
-
-    def pioneer_prompt(self, query: str) -> str:
-        """Return what the pioneer reads."""
-        return query
-
-    def observer_prompt(self, query: str, responses: Sequence[str]) -> str:
-        """Return what an observer reads.
-
-        Args:
-            query: the query of the episode.
-            responses: all earlier responses in turn order; empty without knowledge transfer.
-        """
-        ...
-
-
 class Reward(Protocol):
     """Scores responses in batches."""
 

@@ -14,7 +14,8 @@ from gymnasium.utils import seeding
 
 from cory_env.game import GameState
 from cory_env.options import GameOptions, make_rules
-from cory_env.types import Example, Float64Array, Response, Task
+from cory_env.task import Task
+from cory_env.types import Example, Float64Array, Response
 
 Action = str | Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
 

@@ -11,7 +11,6 @@ import numpy as np
 import cory_env
 from agents import TrainConfig, train
 from cory_env.testing import check_reward, check_task
-from cory_env.types import Task
 
 
 @cory_env.register_reward("vowels")
@@ -26,7 +25,7 @@ def vowels() -> object:
 
 
 @cory_env.register_task("vowels")
-class Vowels(Task):
+class Vowels(cory_env.Task):
     """Continue the opening of a film review; an observer reads what was answered before."""
 
     name = "vowels"

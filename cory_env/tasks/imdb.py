@@ -10,7 +10,8 @@ import gzip
 from collections.abc import Sequence
 from importlib.resources import files
 
-from cory_env.types import Example, Task
+from cory_env.task import Task
+from cory_env.types import Example
 
 SPLITS = ("train", "test")
 

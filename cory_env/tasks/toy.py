@@ -12,8 +12,9 @@ from string import ascii_lowercase
 
 import numpy as np
 
+from cory_env.task import Task
 from cory_env.tokenization import SymbolTokenizer
-from cory_env.types import Example, Task
+from cory_env.types import Example
 
 ASK, SEPARATE, REPEAT = ">", ",", "="
 SPLITS = ("train", "test")

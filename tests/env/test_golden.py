@@ -27,8 +27,10 @@ def playthrough(name):
     env.reset(seed=0)
     rules, tokenizer = env.unwrapped.rules, env.unwrapped.rules.tokenizer
     reference = rules.task.sample(np.random.default_rng(0)).reference
+    length = min(16, rules.max_new_tokens)
     script = [
-        *np.random.default_rng(0).integers(tokenizer.vocab_size, size=rules.max_new_tokens),
+        *np.random.default_rng(0).integers(tokenizer.vocab_size, size=length),
+        *[tokenizer.eos_token_id] * (length < rules.max_new_tokens),
         *rules.response(reference or " was a joy.", "observer_0").ids,
         tokenizer.eos_token_id,
     ]

@@ -19,20 +19,24 @@ MODULES = sorted(
 ARROWS = {
     "types": set(),
     "word_problems": {"types"},
+    "rows": set(),
+    "task": {"types", "rows"},
     "tokenization": {"types"},
-    "rewards": {"types", "word_problems"},
-    "tasks": {"types", "tokenization", "word_problems"},
-    "game": {"types"},
-    "registry": {"types", "tasks", "rewards"},
-    "options": {"types", "tokenization", "game", "registry"},
+    "rewards": {"types"},
+    "tasks": {"types", "tokenization", "word_problems", "task"},
+    "game": {"types", "task"},
+    "registry": {"types", "task", "tasks", "rewards"},
+    "options": {"types", "task", "tokenization", "game", "registry"},
     "rendering": {"game"},
     "views": {"game"},
-    "vector": {"types", "game", "options"},
-    "aec": {"types", "game", "options", "rendering", "views"},
-    "parallel": {"types", "options", "views", "aec"},
-    "testing": {"types", "tokenization", "game", "registry", "vector", "views"},
+    "vector": {"types", "task", "game", "options"},
+    "aec": {"types", "task", "game", "options", "rendering", "views"},
+    "parallel": {"types", "task", "options", "views", "aec"},
+    "seat": {"types", "task", "options", "views", "aec"},
+    "registration": {"registry"},
+    "testing": {"types", "task", "tokenization", "game", "registry", "vector", "views"},
 }
-HEAVY = {"torch", "transformers", "datasets", "peft"}
+HEAVY = {"torch", "transformers", "datasets", "peft", "rich"}
 
 
 def imported(module):
@@ -82,6 +86,6 @@ def test_importing_and_playing_loads_nothing_heavy():
 
 
 def test_the_surface_is_small_and_all_there():
-    assert len(cory_env.__all__) <= 12
+    assert len(cory_env.__all__) <= 13
     for name in cory_env.__all__:
         assert getattr(cory_env, name).__doc__, f"{name} has no docstring"

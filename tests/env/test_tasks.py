@@ -1,15 +1,22 @@
 """Tasks and rewards: conformance of all that are registered, and what is special to each."""
 
 import itertools
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import cory_env
+from cory_env import word_problems
 from cory_env.registry import REWARDS, TASKS
+from cory_env.rewards.answer import final_number
 from cory_env.rewards.toy import MatchReward
+from cory_env.task import Task
+from cory_env.tasks.arithmetic import REAL
 from cory_env.testing import check_reward, check_task
-from cory_env.types import Example, Task
+from cory_env.tokenization import load_tokenizer
+from cory_env.types import Example
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -36,7 +43,7 @@ def test_examples_are_the_same_each_time(name):
 def test_every_registered_reward_conforms(name):
     check_reward(
         cory_env.make_reward(name),
-        [Example("abc", reference="cba"), Example("This film", reference="7 #### 7")],
+        [Example("abc", reference="42"), Example("This film", reference="7 #### 7")],
     )
 
 
@@ -45,12 +52,21 @@ class Silent(Task):
     reward = "match"
     examples = (Example("a", reference="a"),)
 
-    def observer_prompt(self, query, responses):
-        return query
 
-
-def test_a_task_needs_a_name_examples_a_reward_and_one_method():
+def test_a_task_needs_a_name_examples_and_a_reward():
     check_task(Silent())
+    assert Silent().pioneer_prompt("This film") == "This film"
+    assert Silent().observer_prompt("This film", []) == "This film"
+    assert Silent().observer_prompt("This film", [" shone.", " bored."]) == (
+        "This film shone.\nThis film bored.\nThis film"
+    )
+
+
+def test_what_only_looks_like_a_task_is_none():
+    with pytest.raises(AssertionError, match="subclass of Task"):
+        check_task(SimpleNamespace(**vars(Silent)))
+    with pytest.raises(TypeError, match="task object"):
+        cory_env.vector_env(1, SimpleNamespace(**vars(Silent)))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +74,8 @@ def test_a_task_needs_a_name_examples_a_reward_and_one_method():
     [
         ({"examples": ()}, "got none"),
         ({"max_prompt_tokens": 1}, "max_prompt_tokens=1 tokens, got 2"),
+        ({"max_new_tokens": 150}, "max_prompt_tokens=240 tokens, got 30"),
+        ({"examples": (*Silent.examples * 99, Example("a" * 300))}, "max_prompt_tokens=240"),
         ({"sample": lambda self, rng: Example(str(np.random.rand()))}, "equal samples"),  # noqa: NPY002
         ({"examples": (Example("a", reference=""),)}, "reference"),
     ],
@@ -161,13 +179,109 @@ def test_imdb_queries_are_short_and_disjoint_between_the_splits():
     assert max(len(query.split()) for query in train | test) <= 8
 
 
+def test_gsm8k_prompts_are_those_of_the_paper():
+    task = cory_env.make_task("gsm8k")
+    shot = (
+        "Question: Shawn has five toys. For Christmas, he got two toys each from his mom and dad. "
+        "How many toys does he have now? Answer: Shawn started with 5 toys. If he got 2 toys each "
+        "from his mom and dad, then that is 4 more toys. 5 + 4 = 9. The answer is 9. "
+    )
+    assert task.pioneer_prompt("1 + 1?") == shot + "Question: 1 + 1? Answer:"
+    assert task.observer_prompt("1 + 1?", []) == shot + "Question: 1 + 1? Answer:"
+    assert task.observer_prompt("1 + 1?", [" It is 2.\n"]) == (
+        shot + "Question: 1 + 1? Reference: It is 2. Answer:"
+    )
+
+
+def test_gsm8k_is_whole():
+    train, test = (cory_env.make_task("gsm8k", split=split).examples for split in ("train", "test"))
+    assert (len(train), len(test)) == (7473, 1319)
+    assert train[0].query.startswith("Natalia sold clips to 48 of her friends in April")
+    assert [example.reference for example in (*train[:3], train[-1])] == ["72", "10", "5", "50"]
+    assert test[0].query.startswith("Janet’s ducks lay 16 eggs per day.")
+    assert [example.reference for example in test[:4]] == ["18", "3", "70000", "540"]
+    assert not {example.query for example in train} & {example.query for example in test}
+    assert all(re.fullmatch(r"-?\d+(\.\d+)?", e.reference or "") for e in (*train, *test))
+
+
+@pytest.mark.parametrize(
+    ("split", "count", "query", "references"),
+    [
+        ("addsub", 395, "Joan found 70 seashells on the beach .", ["43", "26", "6"]),
+        ("multiarith", 600, "For Halloween Debby and her sister", ["39", "8", "2"]),
+        ("singleeq", 508, "Joan found 70 seashells on the beach.", ["43", "26", "135"]),
+        ("singleop", 562, "If there are 7 bottle caps in a box", ["14", "9", "8"]),
+    ],
+)
+def test_the_real_problems_are_whole(split, count, query, references):
+    task = cory_env.make_task("arithmetic", split=split)
+    assert len(task.examples) == count
+    assert task.examples[0].query.startswith(query)
+    assert [example.reference for example in task.examples[:3]] == references
+    assert all(final_number(example.reference) is not None for example in task.examples)
+    assert task.sample(np.random.default_rng(0)) in task.examples
+    check_task(task)
+
+
+def test_decimals_that_were_cut_are_fractions():
+    references = {
+        example.reference
+        for split in REAL
+        for example in cory_env.make_task("arithmetic", split=split).examples
+    }
+    assert {"2/3", "11/12", "10/3", "0.125", "158.35"} <= references
+    assert not any(re.fullmatch(r"\d+\.\d{4,}", reference) for reference in references)
+
+
+@pytest.mark.parametrize("difficulty", word_problems.DIFFICULTIES)
+def test_no_draw_of_arithmetic_is_in_both_splits(difficulty):
+    tasks = [
+        cory_env.make_task("arithmetic", split=split, difficulty=difficulty)
+        for split in ("train", "test")
+    ]
+    rng = np.random.default_rng(0)
+    train, test = ({task.sample(rng).query for _ in range(2000)} for task in tasks)
+    train |= {example.query for example in tasks[0].examples}
+    test |= {example.query for example in tasks[1].examples}
+    assert not train & test
+    assert min(len(train), len(test)) > 2000
+
+
+@pytest.mark.parametrize("difficulty", word_problems.DIFFICULTIES)
+def test_arithmetic_is_asked_as_the_embedded_model_learnt_it(difficulty):
+    task, tokenizer = (
+        cory_env.make_task("arithmetic", difficulty=difficulty),
+        load_tokenizer("embedded"),
+    )
+    documents = word_problems.pretraining_texts(np.random.default_rng(0))
+    form = re.compile(r"Question: (.*\?)(?: Reference: (.*))? Answer: (.*)")
+    for document in itertools.islice(documents, 100):
+        query, earlier, answer = form.fullmatch(document).groups()
+        prompt = task.observer_prompt(query, [] if earlier is None else [f" {earlier}"])
+        assert f"{prompt} {answer}" == document
+    for example in task.examples:
+        solution = tokenizer.encode(f" {example.reference}", begin=False)
+        assert len(solution) + 1 <= task.max_new_tokens == 16 * difficulty
+        query, steps = example.query, example.reference.count("=")
+        assert steps == difficulty
+        prompt = tokenizer.encode(task.observer_prompt(query, [example.reference] * 2))
+        assert len(prompt) + task.max_new_tokens <= 256
+
+
+@pytest.mark.parametrize("difficulty", [0, 4, "2", None])
+def test_arithmetic_names_a_wrong_difficulty(difficulty):
+    with pytest.raises(ValueError, match=f"difficulty in .*got {difficulty!r}"):
+        cory_env.make_task("arithmetic", difficulty=difficulty)
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match=r"'imdb'.*'toy'.*got 'imbd'"):
         cory_env.make_task("imbd")
     with pytest.raises(ValueError, match=r"'match'.*'sentiment'.*got 'sentimant'"):
         cory_env.make_reward("sentimant")
-    with pytest.raises(ValueError, match=r"'train', 'test'.*got 'dev'"):
-        cory_env.make_task("imdb", split="dev")
+    for name in TASKS:
+        with pytest.raises(ValueError, match=r"'train', 'test'.*got 'dev'"):
+            cory_env.make_task(name, split="dev")
 
 
 def test_a_registered_task_and_reward_are_found_by_all_forms():

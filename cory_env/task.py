@@ -1,0 +1,180 @@
+"""What a task is, and how to make one from a class or from a data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from os import PathLike
+
+import numpy as np
+
+from cory_env.rows import read_rows
+from cory_env.types import Example, Tokenizer
+
+QUESTION = "Question: {query}{earlier} Answer:"
+REFERENCE = " Reference: {response}"
+"""The prompt and the quotation of the paper for GSM8K (arXiv 2410.06101, appendix A)."""
+
+
+class Task:
+    """Where queries come from and how they are put to each role.
+
+    A subclass has a `name`, `examples` and a `reward`, and may replace the rest. `from_dataset`
+    makes a task without a class.
+    """
+
+    name: str
+    """The name it is registered under."""
+    examples: Sequence[Example]
+    """A finite list, the same in every process: what evaluation runs through."""
+    reward: str
+    """Name of the reward that scores this task unless another is asked for."""
+    max_new_tokens: int = 16
+    """Longest response."""
+    max_prompt_tokens: int = 240
+    """Longest prompt."""
+    tokenizer: Tokenizer | None = None
+    """The task's own tokenizer, or None for the embedded one."""
+
+    def sample(self, rng: np.random.Generator) -> Example:
+        """Draw an example for a new episode."""
+        return self.examples[int(rng.integers(len(self.examples)))]
+
+    def pioneer_prompt(self, query: str) -> str:
+        """Return what the pioneer reads: the query."""
+        return query
+
+    def observer_prompt(self, query: str, responses: Sequence[str]) -> str:
+        """Return what an observer reads: the query with each earlier response, and the query.
+
+        Args:
+            query: the query of the episode.
+            responses: all earlier responses in turn order; empty without knowledge transfer.
+        """
+        return "".join(f"{query}{response}\n" for response in responses) + query
+
+    @staticmethod
+    def from_dataset(
+        source: str | PathLike[str] | Iterable[Mapping[str, object]],
+        *,
+        query: str = "question",
+        reference: str | None = "answer",
+        split: str | None = None,
+        config: str | None = None,
+        limit: int | None = None,
+        name: str = "dataset",
+        reward: str = "answer",
+        prompt: str = QUESTION,
+        quote: str = REFERENCE,
+        max_new_tokens: int = 64,
+        max_prompt_tokens: int = 512,
+    ) -> QuestionTask:
+        """Return a task whose examples are the rows of a data set.
+
+        A JSONL, CSV or TSV file (also gzipped) needs no package. Anything else is read by
+        `datasets`: a name on the hub, a folder, a folder of `save_to_disk`, a JSON, Parquet or
+        Arrow file. A task that is to be found by its name has two splits, and is registered as
+        `register_task("mine")(lambda split: Task.from_dataset(f"{split}.jsonl", name="mine"))`.
+
+        Args:
+            source: a file, a folder, a name on the hub, or the rows: any mappings by column.
+            query: the column of the queries, which are texts.
+            reference: the column of the gold answers, which become texts; None for none.
+            split: of a folder or a name, `train` if None; a file is one split by itself.
+            config: of a folder or a name that has several.
+            limit: how many rows to read; None for all.
+            name: what the task is called.
+            reward: the name of the reward that scores it.
+            prompt: what every role reads: `{query}` stands for the query, `{earlier}` for the
+                quotations of all earlier responses, which the pioneer has none of.
+            quote: a quotation: `{response}` stands for the response, `{query}` for the query.
+            max_new_tokens: longest response.
+            max_prompt_tokens: longest prompt.
+
+        Raises:
+            ValueError: if a row or an argument is not as expected; names file, line and column.
+            ImportError: if reading it takes `datasets`, which is missing.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"Expected a limit of at least 1, got {limit}.")
+        if not isinstance(reward, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"Expected the name of a reward, got {reward!r}: register it, or pass it to the "
+                "environment."
+            )
+        _expect_fields("prompt", prompt, "{query}", "{earlier}")
+        _expect_fields("quote", quote, "{response}")
+        rows = islice(read_rows(source, split, config), limit)
+        task = QuestionTask()
+        task.name, task.reward, task.prompt, task.quote = name, reward, prompt, quote
+        task.max_new_tokens, task.max_prompt_tokens = max_new_tokens, max_prompt_tokens
+        task.examples = [_example(where, row, query, reference) for where, row in rows]
+        if not task.examples:
+            raise ValueError(f"Expected a data set with rows, got none in {source!r}.")
+        return task
+
+
+class QuestionTask(Task):
+    """A task whose prompts are two templates: see `Task.from_dataset`.
+
+    Spaces around a response are left out of its quotation.
+    """
+
+    reward = "answer"
+    prompt: str = QUESTION
+    """What every role reads, with `{query}` and `{earlier}`."""
+    quote: str = REFERENCE
+    """How an earlier response is quoted, with `{response}` and perhaps `{query}`."""
+
+    def pioneer_prompt(self, query: str) -> str:
+        """Return the prompt without earlier responses."""
+        return self.observer_prompt(query, ())
+
+    def observer_prompt(self, query: str, responses: Sequence[str]) -> str:
+        """Return the prompt with every earlier response quoted."""
+        quotes = [_fill(self.quote, query=query, response=text.strip()) for text in responses]
+        return _fill(self.prompt, query=query, earlier="".join(quotes))
+
+
+def _fill(template: str, **words: str) -> str:
+    """Put words in the place of `{word}`; all other braces, those in the words too, are text."""
+    return re.sub(r"\{(\w+)\}", lambda field: words.get(field[1], field[0]), template)
+
+
+def _expect_fields(name: str, template: str, *expected: str) -> None:
+    for field in expected:
+        if field not in template:
+            raise ValueError(f"Expected {field} in the {name}, got {template!r}.")
+
+
+def _example(where: str, row: Mapping[str, object], query: str, reference: str | None) -> Example:
+    question = _cell(where, row, query)
+    if not isinstance(question, str):
+        raise ValueError(f"Expected a text in column {query!r} of {where}, got {question!r}.")
+    if reference is None:
+        return Example(_text(where, query, question))
+    gold = _cell(where, row, reference)
+    return Example(_text(where, query, question), reference=_text(where, reference, str(gold)))
+
+
+def _cell(where: str, row: Mapping[str, object], column: str) -> object:
+    if row.get(column) is None:
+        raise ValueError(
+            f"Expected a value in column {column!r} of {where}, got none: its columns are "
+            f"{list(row)}."
+        )
+    return row[column]
+
+
+def _text(where: str, column: str, text: str) -> str:
+    if not text.strip():
+        raise ValueError(f"Expected a text in column {column!r} of {where}, got {text!r}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Expected Unicode in column {column!r} of {where}, got the lone surrogate "
+            f"{text[error.start]!r} in place {error.start}."
+        ) from error
+    return text

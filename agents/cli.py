@@ -1,4 +1,4 @@
-"""The command line: `python -m agents train | evaluate | report`.
+"""The command line: `python -m agents train | evaluate | report | play`.
 
 The only place that parses flags and turns an error of the user into one line and exit code 2. Heavy
 imports wait until the flags are understood.
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -22,11 +22,15 @@ from agents.config import TrainConfig
 from agents.presets import PRESETS, preset_values
 from cory_env import RewardError
 
+if TYPE_CHECKING:
+    from agents.policy import LLMPolicy
+
 USAGE = """usage: python -m agents COMMAND …
 
   train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields
   evaluate RUN [--split test] [--queries N] [--greedy]   score a run's policies, alone and as a team
   report RUN                                             write report.html of a run
+  play TASK [--seat observer_0] [--partner POLICY]       take a seat yourself, a model has the other
 """
 
 
@@ -68,6 +72,33 @@ class _ReportFlags:
     """Run folder."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _PlayFlags:
+    """Take a seat in the game: read what the seat reads, type a response, see what it earns.
+
+    Your partner answers token by token, as it samples. Enter plays again; q or Ctrl-D quits, and
+    shows the means. Lines can be piped in as well: a response, an empty line, a response, ….
+    """
+
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    """Registered task, such as `imdb` or `toy`."""
+    seat: str = ""
+    """Yours: `pioneer_0`, `observer_0`, …; empty for observer_0, or pioneer_0 if there is none."""
+    partner: Annotated[Path | None, tyro.conf.arg(metavar="POLICY")] = None
+    """Who has the other seats: a folder such as runs/imdb/final/llm_0. None for the embedded model,
+    or, for a task with a vocabulary of its own such as toy, a script that plays perfectly."""
+    split: str = "test"
+    """Queries to play: `train` or `test`."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Of queries and sampling; None for a new one every time."""
+    observers: int = 1
+    """Agents after the pioneer; >= 0."""
+    reward_sharing: str = "collective"
+    """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
+    knowledge_transfer: bool = True
+    """Whether observers read the earlier responses."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 2 wrong usage, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -75,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "report": _report,
+        "play": _play,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -144,6 +176,24 @@ def _report(argv: list[str]) -> int:
 
     print(write_report(flags.run))
     return 0
+
+
+def _play(argv: list[str]) -> int:
+    flags, _ = _parse(_PlayFlags, argv, prog="play")
+    from agents.play import play
+
+    sharing = TrainConfig(reward_sharing=flags.reward_sharing).sharing
+    play(load=_load_policy, **{**dataclasses.asdict(flags), "reward_sharing": sharing})
+    return 0
+
+
+def _load_policy(folder: Path | None) -> LLMPolicy:
+    """Load a policy, or the embedded model where the folder is None."""
+    from agents.backbone import EMBEDDED_MODEL
+    from agents.run import load_policy
+
+    _hush()
+    return load_policy(folder or EMBEDDED_MODEL)
 
 
 def _hush() -> None:

@@ -24,8 +24,8 @@ def build_reward(config: TrainConfig, task: Task) -> Reward:
         return ClassifierReward(name, device=str(pick_device(config.device)))
     except ValueError as error:
         raise ValueError(
-            f"Expected a registered reward ({', '.join(known_rewards())}) or a sequence classifier, "
-            f"got {name!r}: {error}"
+            f"Expected a registered reward ({', '.join(known_rewards())}) or a sequence "
+            f"classifier, got {name!r}: {error}"
         ) from error
 
 

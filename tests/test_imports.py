@@ -48,7 +48,8 @@ def test_the_learner_arrows_point_one_way():
 
 
 @pytest.mark.parametrize(
-    "statement", ["import agents", "import agents.cli", "from agents import TrainConfig"]
+    "statement",
+    ["import agents", "import agents.cli", "from agents import TrainConfig", "import agents.play"],
 )
 def test_the_command_line_starts_without_torch(statement):
     assert not modules_after(statement) & {"torch", "transformers", "peft", "matplotlib"}

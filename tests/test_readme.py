@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand, and its commands are real."""
+"""The Python blocks of the README and of the documentation run as they stand; examples run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LEARNERS = sorted((ROOT / "examples" / "learners").glob("*.py"))
+NEEDS = {"sb3_maskable_ppo": "sb3_contrib"}
+"""What a learner's example imports, where that goes into one environment with everything else."""
 
 
 def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -70,7 +74,28 @@ def test_every_example_is_short_and_runs(path, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_every_local_link_and_file_in_the_readme_exists():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("path", LEARNERS, ids=lambda path: path.stem)
+def test_the_examples_of_other_learners_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_the_examples_of_other_learners_run(name, tmp_path):
+    pytest.importorskip(NEEDS[name])
+    path = ROOT / "examples" / "learners" / f"{name}.py"
+    result = run_python(str(path), "--smoke", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"episodes,reward\n\d+,\d", result.stdout)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_python_blocks_of_the_documentation_run(path, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    result = run_python("-c", "\n".join(blocks), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.stem)
+def test_every_local_link_of_a_page_exists(path):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (path.parent / link).exists()]

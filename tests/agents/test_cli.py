@@ -88,7 +88,16 @@ def test_wrong_usage_is_one_line_before_any_model_is_loaded(
 
 
 def test_an_unknown_command_names_the_known_ones(capsys):
-    fails(capsys, ["trian"], "train, evaluate, report", "'trian'")
+    fails(capsys, ["trian"], "train, evaluate, report, play", "'trian'")
+
+
+def test_the_help_of_play_tells_what_a_person_needs(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["play", "--help"])
+    out = capsys.readouterr().out
+    assert "usage: python -m agents play [-h] [OPTIONS] TASK" in out
+    for part in ("--seat", "pioneer_0", "--partner", "runs/imdb/final/llm_0", "Ctrl-D", "toy"):
+        assert part in out
 
 
 def test_an_out_that_is_a_file_or_holds_something_else_is_left_alone(capsys, tmp_path, no_model):

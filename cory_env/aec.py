@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, Unpack
 
 import gymnasium
@@ -14,7 +13,7 @@ from pettingzoo.utils.wrappers import (  # pyright: ignore[reportMissingTypeStub
     OrderEnforcingWrapper,
 )
 
-from cory_env.game import GameState
+from cory_env.game import GameState, as_integer
 from cory_env.options import GameOptions, make_rules
 from cory_env.rendering import Screen, transcript
 from cory_env.task import Task
@@ -185,10 +184,17 @@ class raw_env(AECEnv[str, Observation, Action]):
         np_random, episode = self.np_random, self._episode
         if seed is not None:
             (np_random, _), episode = seeding.np_random(seed), 0
-        example = (options or {}).get("example") or self.rules.task.sample(np_random)
-        game = self.rules.start(example, episode)
-        prompt = self.rules.prompt(game)
-        prompt_ids = self.rules.encode_prompt(prompt)
+        example = (options or {}).get("example")
+        before = np_random.bit_generator.state
+        try:
+            if example is None:
+                example = self.rules.task.sample(np_random)
+            game = self.rules.start(example, episode)
+            prompt = self.rules.prompt(game)
+            prompt_ids = self.rules.encode_prompt(prompt, game.agents[0])
+        except Exception:
+            np_random.bit_generator.state = before
+            raise
 
         self.np_random, self._episode, self._game = np_random, episode + 1, game
         self.agents = self.possible_agents[:]
@@ -207,14 +213,21 @@ class raw_env(AECEnv[str, Observation, Action]):
             self._screen = Screen()
         self._begin_turn(game, prompt, prompt_ids)
 
+    def last(
+        self, observe: bool = True
+    ) -> tuple[Observation | None, float, bool, bool, dict[str, Any]]:
+        """Return observation, reward, termination, truncation and info of the selected agent."""
+        observation, reward, termination, truncation, info = super().last(observe)
+        return observation, reward, termination, truncation, dict(info)  # theirs to write to
+
     def observe(self, agent: str) -> Observation:
         """Return what an agent sees now: see the class."""
-        self._current_game()
+        self.current_game()
         return self._views.observation(agent)
 
     def state(self) -> NDArray[Any]:
         """Return the joint transcript: see the class."""
-        self._current_game()
+        self.current_game()
         return self._views.state()
 
     def step(self, action: Action) -> None:
@@ -228,7 +241,7 @@ class raw_env(AECEnv[str, Observation, Action]):
             TypeError, ValueError: if the action is illegal; the episode stays as it was.
             RewardError: if the reward fails; the episode stays as it was.
         """
-        game = self._current_game()
+        game = self.current_game()
         if not self.agents:
             raise RuntimeError("Expected a call of reset(), got step() after the end.")
         agent = self.agent_selection
@@ -249,7 +262,7 @@ class raw_env(AECEnv[str, Observation, Action]):
 
     def render(self) -> str | None:
         """Return (`"ansi"`) the episode so far, or draw (`"human"`) what is not drawn yet."""
-        game = self._current_game()
+        game = self.current_game()
         if self.render_mode == "ansi":
             return transcript(self.rules, game, self._paid, self._played)
         if self._screen is not None:
@@ -290,7 +303,7 @@ class raw_env(AECEnv[str, Observation, Action]):
             self._end(game, task_rewards[0], rewards[0])
         else:
             prompt = self.rules.prompt(game)
-            prompt_ids = self.rules.encode_prompt(prompt)
+            prompt_ids = self.rules.encode_prompt(prompt, game.agents[len(game.responses)])
             self._record(game, response)
             self._begin_turn(game, prompt, prompt_ids)
 
@@ -319,7 +332,12 @@ class raw_env(AECEnv[str, Observation, Action]):
         if self._screen is not None:
             self.render()
 
-    def _current_game(self) -> GameState:
+    def current_game(self) -> GameState:
+        """Return the episode so far.
+
+        Raises:
+            RuntimeError: before `reset`.
+        """
         if self._game is None:
             raise RuntimeError("Expected a call of reset() first.")
         return self._game
@@ -327,7 +345,7 @@ class raw_env(AECEnv[str, Observation, Action]):
     def _legal_token(self, action: Action) -> int:
         vocabulary = self.rules.tokenizer.vocab_size
         try:
-            token = operator.index(action)
+            token = as_integer(action)
         except TypeError:
             token = None
         if token is not None and 0 <= token < vocabulary:

@@ -10,9 +10,10 @@ Source: Ma et al., "Coevolving with the Other You" (NeurIPS 2024, arXiv 2410.061
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsIndex, cast
 
 import numpy as np
 
@@ -60,20 +61,24 @@ class Rules:
     """Episodes after which the roles move on by one agent; None for roles that stay."""
 
     def __post_init__(self) -> None:
-        _expect_count("max_new_tokens", self.max_new_tokens, at_least=1)
-        _expect_count("max_prompt_tokens", self.max_prompt_tokens, at_least=1)
-        _expect_count("observers", self.observers, at_least=0)
+        expect_count("max_new_tokens", self.max_new_tokens, at_least=1)
+        expect_count("max_prompt_tokens", self.max_prompt_tokens, at_least=1)
+        expect_count("observers", self.observers, at_least=0)
         if self.swap_every is not None:
-            _expect_count("swap_every", self.swap_every, at_least=1)
+            expect_count("swap_every", self.swap_every, at_least=1)
         sharing = self.reward_sharing
-        if isinstance(sharing, str):
-            known = sharing in ("collective", "mean", "individual")
-        else:
+        if isinstance(sharing, int | float):
             known = math.isfinite(sharing)
+        else:
+            known = sharing in ("collective", "mean", "individual")
         if not known:
             raise ValueError(
                 "Expected reward_sharing to be 'collective', 'mean', 'individual' or a finite "
                 f"number, got {sharing!r}."
+            )
+        if not isinstance(self.knowledge_transfer, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                f"Expected knowledge_transfer to be True or False, got {self.knowledge_transfer!r}."
             )
 
     @property
@@ -97,6 +102,8 @@ class Rules:
         """
         if not isinstance(example, Example):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Expected an Example, got {example!r}.")
+        if not isinstance(example.query, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"Expected the query to be a text, got {example.query!r}.")
         _expect_unicode("query", example.query)
         shift = 0 if self.swap_every is None else (episode // self.swap_every) % len(self.roles)
         return GameState(example, self.agents[shift:] + self.agents[:shift])
@@ -120,8 +127,12 @@ class Rules:
         seen = state.responses[:turn] if self.knowledge_transfer else ()
         return self.task.observer_prompt(query, [response.text for response in seen])
 
-    def encode_prompt(self, prompt: str) -> list[int]:
+    def encode_prompt(self, prompt: str, agent: str) -> list[int]:
         """Return the ids of a prompt.
+
+        Args:
+            prompt: the text.
+            agent: who reads it, for the error message.
 
         Raises:
             ValueError: if it has no tokens, or more than `max_prompt_tokens`.
@@ -129,16 +140,16 @@ class Rules:
         ids = self.tokenizer.encode(prompt)
         if not 1 <= len(ids) <= self.max_prompt_tokens:
             raise ValueError(
-                f"Expected a prompt of 1 to max_prompt_tokens={self.max_prompt_tokens} tokens, "
-                f"got {len(ids)}: pass a larger max_prompt_tokens, other queries or fewer "
-                f"observers. The prompt begins {prompt[:80]!r}."
+                f"Expected the prompt of {agent} to have 1 to "
+                f"max_prompt_tokens={self.max_prompt_tokens} tokens, got {len(ids)}: pass a larger "
+                f"max_prompt_tokens, other queries or fewer observers. It begins {prompt[:80]!r}."
             )
         return ids
 
-    def check_prompt(self, prompt: str) -> None:
+    def check_prompt(self, prompt: str, agent: str) -> None:
         """Raise what `encode_prompt` would, in less time where the tokenizer knows a way."""
-        if not prompt or not self.tokenizer.fits(prompt, self.max_prompt_tokens):
-            self.encode_prompt(prompt)
+        if not self.tokenizer.fits(prompt, self.max_prompt_tokens):
+            self.encode_prompt(prompt, agent)
 
     def ends_response(self, token: int, place: int) -> bool:
         """Return whether a response is over after this token in this place, the first being 0."""
@@ -160,7 +171,10 @@ class Rules:
         """
         if isinstance(action, str):
             _expect_unicode(f"response of {agent}", action)
-            ids = self.tokenizer.encode(action, begin=False)
+            try:
+                ids = self.tokenizer.encode(action, begin=False)
+            except ValueError as error:  # a character that it does not know
+                raise ValueError(f"{error} That was the response of {agent}.") from error
             kept = ids[: self.max_new_tokens]
             text = action if len(kept) == len(ids) else self.tokenizer.decode(kept)
         else:
@@ -198,22 +212,16 @@ class Rules:
     def _legal_ids(self, action: object, agent: str) -> list[int]:
         """Return the ids before the first end token."""
         vocabulary, end = self.tokenizer.vocab_size, self.tokenizer.eos_token_id
-        try:
-            ids = np.asarray(action)
-        except (TypeError, ValueError):  # ragged, or an object that refuses conversion
-            ids = np.asarray(None)
-        if ids.size == 0 and ids.ndim == 1:
-            return []
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        kept = _integers(action)
+        if kept is None:
             raise TypeError(
                 f"Expected the response of {agent} to be a text or a sequence of token ids, "
                 f"got {action!r}."
             )
-        kept: list[int] = ids.tolist()
-        if min(kept) < 0 or max(kept) >= vocabulary:
-            wrong = next(token for token in kept if not 0 <= token < vocabulary)
+        wrong = [token for token in kept if not 0 <= token < vocabulary]
+        if wrong:
             raise ValueError(
-                f"Expected token ids of {agent} from 0 to {vocabulary - 1}, got {wrong}."
+                f"Expected token ids of {agent} from 0 to {vocabulary - 1}, got {wrong[0]}."
             )
         if end in kept:
             kept = kept[: kept.index(end)]
@@ -296,6 +304,27 @@ def _first_that_raises(
     return ""
 
 
+def _integers(sequence: object) -> list[int] | None:
+    """Return a flat sequence of integers as a list, and None for anything else."""
+    if not isinstance(sequence, Iterable) or isinstance(sequence, bytes | Mapping | Set):
+        return None
+    try:
+        return [as_integer(item) for item in cast("Iterable[object]", sequence)]
+    except TypeError:
+        return None
+
+
+def as_integer(value: object) -> int:
+    """Return an integer of any type, such as NumPy's.
+
+    Raises:
+        TypeError: if it is none, or a truth value.
+    """
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(cast("SupportsIndex", value))
+
+
 def _expect_unicode(name: str, text: str) -> None:
     try:
         text.encode()
@@ -306,6 +335,7 @@ def _expect_unicode(name: str, text: str) -> None:
         ) from None
 
 
-def _expect_count(name: str, value: object, *, at_least: int) -> None:
+def expect_count(name: str, value: object, *, at_least: int) -> None:
+    """Raise a ValueError unless the value is an integer that is large enough."""
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
         raise ValueError(f"Expected {name} to be an integer of at least {at_least}, got {value!r}.")

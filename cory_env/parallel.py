@@ -78,12 +78,17 @@ class parallel_env(ParallelEnv[str, Observation, Action]):
                 dictionaries.
 
         Raises:
+            RuntimeError: before `reset`.
+            TypeError: if `actions` is no dictionary.
             ValueError: if an agent is missing or unknown, or an action that does not count is
                 outside its space; the episode stays as it was. For the action that counts, and for
                 the order of calls, see `raw_env.step`.
         """
+        self.aec_env.current_game()
+        if not isinstance(actions, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"Expected a dictionary of actions of {self.agents}, got {actions!r}.")
         if set(actions) != set(self.agents):
-            raise ValueError(f"Expected actions of {self.agents}, got {sorted(actions)}.")
+            raise ValueError(f"Expected actions of {self.agents}, got {list(actions)}.")
         if not self.agents:
             return {}, {}, {}, {}, {}
         on_turn = self.aec_env.agent_selection

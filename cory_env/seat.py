@@ -72,16 +72,16 @@ class gym_env(gymnasium.Env[Observation, Action]):
         self.render_mode = render_mode
         self.observation_space = self.aec_env.observation_space(seat)
         self.action_space = self.aec_env.action_space(seat)
-        self._partner = partner or self._random_action
+        self._partner = self._random_action if partner is None else partner
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin a new episode. Same arguments as `raw_env.reset`."""
+        self.aec_env.reset(seed, options)
         super().reset(seed=seed)
         if seed is not None:  # the examples are drawn from the seed itself: see `raw_env`
             self.np_random = self.np_random.spawn(1)[0]
-        self.aec_env.reset(seed, options)
         self._play_partners()
         return self._observation(), self._info()
 
@@ -112,6 +112,9 @@ class gym_env(gymnasium.Env[Observation, Action]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return (V,) which tokens are legal: what sb3-contrib's `MaskablePPO` asks for."""
+        if self.aec_env.action_level != "token":
+            level = self.aec_env.action_level
+            raise ValueError(f"Expected action_level 'token' for action masks, got {level!r}.")
         return self.aec_env.observe(self.seat)["action_mask"].astype(np.bool_)
 
     def render(self) -> str | None:
@@ -126,7 +129,7 @@ class gym_env(gymnasium.Env[Observation, Action]):
         inside = self.aec_env
         while not inside.terminations[self.seat] and inside.agent_selection != self.seat:
             agent = inside.agent_selection
-            inside.step(self._partner(inside.observe(agent), inside.infos[agent]))
+            inside.step(self._partner(inside.observe(agent), dict(inside.infos[agent])))
 
     def _is_on_turn(self) -> bool:
         inside = self.aec_env

@@ -39,6 +39,8 @@ class Task:
 
     def sample(self, rng: np.random.Generator) -> Example:
         """Draw an example for a new episode."""
+        if not self.examples:
+            raise ValueError(f"Expected examples in task {self.name!r}, got none.")
         return self.examples[int(rng.integers(len(self.examples)))]
 
     def pioneer_prompt(self, query: str) -> str:

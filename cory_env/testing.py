@@ -107,7 +107,7 @@ def replay(games: VectorEnv, env: AECEnv[str, Observation, Action]) -> None:
     for i, state in enumerate(games.states):
         env.reset(options={"example": state.example})
         for turn, (agent, response) in enumerate(zip(state.agents, state.responses, strict=True)):
-            prompt = rules.encode_prompt(rules.prompt(state, turn))
+            prompt = rules.encode_prompt(rules.prompt(state, turn), agent)
             by_token = isinstance(env.action_space(agent), spaces.Discrete)
             actions: Sequence[Action] = response.ids if by_token else [response.ids]
             for played, action in enumerate(actions):

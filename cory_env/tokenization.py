@@ -28,8 +28,8 @@ class ByteTokenizer:
         return list(text.encode())
 
     def fits(self, text: str, max_tokens: int) -> bool:
-        """Return whether the text has at most so many bytes."""
-        return len(text.encode()) <= max_tokens
+        """Return whether the text has 1 to `max_tokens` bytes."""
+        return 1 <= len(text.encode()) <= max_tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the bytes, with U+FFFD for what is no UTF-8."""
@@ -62,8 +62,8 @@ class SymbolTokenizer:
         return [self._id_of[character] for character in text]
 
     def fits(self, text: str, max_tokens: int) -> bool:
-        """Return whether the text has at most so many characters."""
-        return len(text) <= max_tokens
+        """Return whether the text has 1 to `max_tokens` characters, all of the alphabet."""
+        return 1 <= len(text) <= max_tokens and self._id_of.keys() >= set(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the characters of the ids."""
@@ -103,12 +103,12 @@ class FileTokenizer:
         return self._backend.encode(text, add_special_tokens=begin).ids
 
     def fits(self, text: str, max_tokens: int) -> bool:
-        """Return whether the prompt has at most so many tokens."""
+        """Return whether the prompt has 1 to `max_tokens` tokens."""
         if self._every_token_covers_a_byte:
             num_special = self._backend.num_special_tokens_to_add(False)
-            if len(text.encode()) + num_special <= max_tokens:
+            if num_special and len(text.encode()) + num_special <= max_tokens:
                 return True  # a few times faster than to encode it
-        return len(self.encode(text)) <= max_tokens
+        return 1 <= len(self.encode(text)) <= max_tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
@@ -150,8 +150,8 @@ class HuggingFaceTokenizer:
         return self.backend.encode(text, add_special_tokens=begin, split_special_tokens=True)
 
     def fits(self, text: str, max_tokens: int) -> bool:
-        """Return whether the prompt has at most so many tokens."""
-        return len(self.encode(text)) <= max_tokens
+        """Return whether the prompt has 1 to `max_tokens` tokens."""
+        return 1 <= len(self.encode(text)) <= max_tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens, its spaces untouched."""

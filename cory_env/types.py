@@ -25,6 +25,9 @@ class Example:
     reference: str | None = None
     """The gold answer, or None where the reward needs none."""
 
+    def __deepcopy__(self, memo: object) -> Example:
+        return self  # nothing in it can change, and tasks hold thousands
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -63,12 +66,12 @@ class Tokenizer(Protocol):
         ...
 
     def fits(self, text: str, max_tokens: int) -> bool:
-        """Return whether a prompt has at most `max_tokens` tokens.
+        """Return whether `encode(text)` would return 1 to `max_tokens` ids.
 
-        The length of `encode(text)` tells; a tokenizer which can tell without encoding saves every
-        batch of prompts that work.
+        A tokenizer which can tell without encoding saves every batch of prompts that work. Subclass
+        this protocol to inherit the plain way.
         """
-        return len(self.encode(text)) <= max_tokens
+        return 1 <= len(self.encode(text)) <= max_tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids, special tokens left out."""

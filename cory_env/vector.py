@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 from gymnasium.utils import seeding
 
-from cory_env.game import GameState
+from cory_env.game import GameState, expect_count
 from cory_env.options import GameOptions, make_rules
 from cory_env.task import Task
 from cory_env.types import Example, Float64Array, Response
@@ -47,8 +47,7 @@ class VectorEnv:
     """
 
     def __init__(self, num_envs: int, task: str | Task, **options: Unpack[GameOptions]) -> None:
-        if num_envs < 1:
-            raise ValueError(f"Expected num_envs to be at least 1, got {num_envs}.")
+        expect_count("num_envs", num_envs, at_least=1)
         self.rules = make_rules(task, **options)
         self.num_envs = num_envs
         self.agents = self.rules.agents
@@ -99,10 +98,15 @@ class VectorEnv:
         np_random, episode = self.np_random, self._episode
         if seed is not None:
             (np_random, _), episode = seeding.np_random(seed), 0
-        if examples is None:
-            examples = [self.rules.task.sample(np_random) for _ in range(self.num_envs)]
-        states = [self.rules.start(example, episode) for example in examples]
-        prompts = self._prompts(states)
+        before = np_random.bit_generator.state
+        try:
+            if examples is None:
+                examples = [self.rules.task.sample(np_random) for _ in range(self.num_envs)]
+            states = [self.rules.start(example, episode) for example in examples]
+            prompts = self._prompts(states)
+        except Exception:
+            np_random.bit_generator.state = before
+            raise
         self.np_random, self._episode, self.states = np_random, episode + 1, states
         self.task_rewards, self.rewards = {}, {}
         return prompts
@@ -124,11 +128,11 @@ class VectorEnv:
         if agent is None:
             missing = "after the end" if self.states else "before the first one"
             raise RuntimeError(f"Expected a call of reset(), got step() {missing}.")
+        expected = f"Expected {self.num_envs} responses of {agent}, one per episode"
+        if not isinstance(responses, Sequence | np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{expected}, got {responses!r}.")
         if isinstance(responses, str) or len(responses) != self.num_envs:
-            raise ValueError(
-                f"Expected {self.num_envs} responses of {agent}, one per episode, "
-                f"got {len(responses)}: {responses!r}."
-            )
+            raise ValueError(f"{expected}, got {len(responses)}: {responses!r}.")
         states = [
             self.rules.respond(state, self.rules.response(action, f"{agent} in episode {i}"))
             for i, (state, action) in enumerate(zip(self.states, responses, strict=True))
@@ -157,9 +161,10 @@ class VectorEnv:
         return self.states[0].agents if self.states else ()
 
     def _prompts(self, states: Sequence[GameState]) -> list[str]:
+        agent = self.rules.agent_on_turn(states[0])
         prompts = [self.rules.prompt(state) for state in states]
-        for prompt in prompts:
-            self.rules.check_prompt(prompt)
+        for i, prompt in enumerate(prompts):
+            self.rules.check_prompt(prompt, f"{agent} in episode {i}")
         return prompts
 
 

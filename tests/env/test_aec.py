@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import cory_env
-from cory_env.game import RewardError
 from cory_env.types import Example
 
 ABC = {"example": Example("abc", reference="cba")}
@@ -138,123 +137,6 @@ def test_a_seed_begins_the_count_of_episodes_anew():
             env.reset()
             order.append(env.agent_selection)
         assert order == ["llm_0", "llm_0", "llm_1"]
-
-
-@pytest.mark.parametrize(
-    ("level", "action", "error", "message"),
-    [
-        ("token", 12, ValueError, "pioneer_0 to be a token id from 0 to 11, got 12"),
-        ("token", -1, ValueError, "from 0 to 11, got -1"),
-        ("token", 1.0, TypeError, r"pioneer_0 to be a token id from 0 to 11, got 1\.0"),
-        ("token", "a", TypeError, "got 'a'"),
-        ("token", None, TypeError, "got None"),
-        ("token", np.array([1, 2]), TypeError, "got array"),
-        ("response", 3, TypeError, "pioneer_0 to be a text"),
-        ("response", [A, 99], ValueError, "pioneer_0 from 0 to 11, got 99"),
-        ("response", "a" * 3 + "?", ValueError, r"'\?'"),
-    ],
-)
-def test_an_illegal_action_leaves_the_episode_as_it_was(level, action, error, message):
-    env = toy_env(action_level=level)
-    if level == "token":
-        env.step(C)
-    before = snapshot(env)
-    with pytest.raises(error, match=message):
-        env.step(action)
-    assert snapshot(env) == before
-    env.step(END if level == "token" else "c")
-    assert env.infos["pioneer_0"]["response"] == "c"
-
-
-def test_a_failing_reward_leaves_the_last_move_to_be_played_again():
-    scores = [np.full(2, np.nan), np.ones(2)]
-    env = toy_env(reward=lambda examples, responses: scores.pop(0))
-    for token in (C, END, C, B):
-        env.step(token)
-    before = snapshot(env)
-    with pytest.raises(RewardError, match="got nan"):
-        env.step(A)
-    assert snapshot(env) == before
-    env.step(A)
-    assert env.rewards == {"pioneer_0": 2, "observer_0": 2}
-
-
-def test_a_prompt_that_does_not_fit_leaves_the_episode_as_it_was():
-    env = toy_env(observers=2, max_prompt_tokens=4, action_level="response")
-    env.step("abc")
-    before = snapshot(env)
-    with pytest.raises(ValueError, match="max_prompt_tokens=4 tokens, got 6"):
-        env.step("a")
-    assert snapshot(env) == before
-
-
-def test_a_query_that_does_not_fit_leaves_the_episode_before_it():
-    env = toy_env(max_prompt_tokens=4)
-    before = snapshot(env)
-    with pytest.raises(ValueError, match="max_prompt_tokens=4 tokens, got 5"):
-        env.reset(options={"example": Example("abcd")})
-    assert snapshot(env) == before
-
-
-@pytest.mark.parametrize("make", [cory_env.env, cory_env.raw_env])
-def test_calls_out_of_order_are_errors(make):
-    env = make("toy", action_level="response", render_mode="ansi")
-    for call in (env.state, env.render, lambda: env.observe("pioneer_0")):
-        with pytest.raises((RuntimeError, AssertionError), match=r"reset\(\)"):
-            call()
-    with pytest.raises(RuntimeError, match=r"reset\(\) first"):
-        env.step("a")
-    env.reset()
-    for action in ("a", "b", None, None):
-        env.step(action)
-    with pytest.raises(RuntimeError, match=r"reset\(\), got step\(\) after the end"):
-        env.step("a")
-
-
-def test_an_agent_that_is_done_can_only_pass():
-    env = toy_env(action_level="response", observers=0)
-    env.step("cba")
-    with pytest.raises(ValueError, match="only valid action is None"):
-        env.step("cba")
-    env.step(None)
-    assert env.agents == []
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"action_level": "word"}, ValueError, "'token' or 'response', got 'word'"),
-        ({"render_mode": "rgb_array"}, ValueError, "'human', 'ansi' or None, got 'rgb_array'"),
-        ({"task": 3}, TypeError, "task name or a task object, got 3"),
-        ({"reward": "best"}, ValueError, "got 'best'"),
-        ({"reward": 3}, TypeError, "reward name or a callable, got 3"),
-        ({"tokenizer": "gpt5.json"}, ValueError, "path of a tokenizer.json, got 'gpt5.json'"),
-        ({"tokenizer": 3}, TypeError, "got 3"),
-        ({"observer": 2}, TypeError, "observer"),
-    ],
-)
-def test_a_wrong_argument_is_named(options, error, message):
-    with pytest.raises(error, match=message):
-        cory_env.env(**{"task": "toy", **options})
-
-
-@pytest.mark.parametrize(
-    ("actions", "message"),
-    [
-        ({"pioneer_0": A}, r"\['pioneer_0', 'observer_0'\], got \['pioneer_0'\]"),
-        ({"pioneer_0": A, "observer_0": END, "x_0": END}, "x_0"),
-        ({"pioneer_0": A, "observer_0": 12}, "action of observer_0 in Discrete.*got 12"),
-        ({"pioneer_0": 12, "observer_0": END}, "action of pioneer_0 .*got 12"),
-    ],
-)
-def test_illegal_parallel_actions_leave_the_episode_as_it_was(actions, message):
-    env = cory_env.parallel_env("toy")
-    env.reset(options=ABC)
-    before = snapshot(env.aec_env)
-    with pytest.raises(ValueError, match=message):
-        env.step(actions)
-    assert snapshot(env.aec_env) == before
-    assert env.agents == ["pioneer_0", "observer_0"]
 
 
 def test_a_space_of_responses_holds_texts_and_legal_ids():

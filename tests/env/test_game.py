@@ -205,8 +205,8 @@ def test_answering_after_the_end_is_an_error():
 def test_a_prompt_longer_than_the_context_names_both_lengths_and_the_mend():
     rules = toy_rules(max_prompt_tokens=3)
     with pytest.raises(ValueError, match=r"max_prompt_tokens=3 tokens, got 4.*larger"):
-        rules.encode_prompt("abc>")
-    assert len(rules.encode_prompt("ab>")) == 3
+        rules.encode_prompt("abc>", "pioneer_0")
+    assert len(rules.encode_prompt("ab>", "pioneer_0")) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,7 @@
 """PettingZoo's own conformance tests, over every registered task and both action levels."""
 
-import copy
-import pickle
 import warnings
 
-import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
 from pettingzoo.test import (
@@ -125,15 +122,3 @@ def test_reset_without_a_seed_goes_on_in_the_stream(task):
     assert len(set(first)) > 3
     env.reset(seed=3)
     assert env.infos["pioneer_0"]["prompt"] == first[0]
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
-def test_a_copy_in_mid_episode_goes_on_alike_and_apart(task, level, copied):
-    env = cory_env.env(task, action_level=level, swap_every=2)
-    rollout_seed(env, 0)
-    rollout(env, 1)
-    twin = copied(env)
-    untouched = env.state()
-    first = rollout(twin, 60)
-    np.testing.assert_array_equal(env.state(), untouched)
-    assert data_equivalence(first, rollout(env, 60), exact=True)

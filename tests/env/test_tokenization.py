@@ -119,7 +119,7 @@ def test_whether_a_prompt_fits_is_what_its_encoding_says(tokenizer):
     for _ in range(200):
         text = "".join(rng.choice(list("aé "), size=rng.integers(12)))
         length = len(tokenizer.encode(text))
-        assert [tokenizer.fits(text, n) for n in range(30)] == [length <= n for n in range(30)]
+        assert [tokenizer.fits(text, n) for n in range(30)] == [1 <= length <= n for n in range(30)]
 
 
 def test_a_tokenizer_that_adds_spaces_counts_them():

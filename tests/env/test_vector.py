@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import cory_env
-from cory_env.game import RewardError
 from cory_env.registry import TASKS
 from cory_env.testing import replay
 from cory_env.types import Example
@@ -110,64 +109,6 @@ def test_a_saved_state_brings_back_examples_and_roles():
     fresh = cory_env.vector_env(8, "toy", swap_every=2)
     fresh.set_state(saved)
     assert [(fresh.reset(), fresh.agent_selection) for _ in range(4)] == expected
-
-
-@pytest.mark.parametrize(
-    ("responses", "error", "message"),
-    [
-        (["a"], ValueError, "2 responses of pioneer_0.*got 1"),
-        (["a"] * 3, ValueError, "2 responses of pioneer_0.*got 3"),
-        ("ab", ValueError, "one per episode"),
-        (["a", None], TypeError, "pioneer_0 in episode 1.*None"),
-        (["a", [99]], ValueError, "pioneer_0 in episode 1 from 0 to 11, got 99"),
-        (["a", [1, 1, 1, 1]], ValueError, "max_new_tokens=3"),
-        (["a", "?"], ValueError, "'?'"),
-    ],
-)
-def test_an_illegal_batch_leaves_the_games_as_they_were(responses, error, message):
-    games, _ = toy_games()
-    with pytest.raises(error, match=message):
-        games.step(responses)
-    assert games.agent_selection == "pioneer_0"
-    assert games.responses == {}
-    assert games.step(["cba", "hhh"]) == ["cba=", "hhh="]
-
-
-def test_calls_out_of_order_are_errors():
-    games = cory_env.vector_env(2, "toy")
-    assert games.agent_selection is None
-    with pytest.raises(RuntimeError, match="before the first"):
-        games.step(["a", "a"])
-    games, _ = toy_games(observers=0)
-    games.step(["a", "a"])
-    with pytest.raises(RuntimeError, match="after the end"):
-        games.step(["a", "a"])
-    with pytest.raises(ValueError, match="Expected 2 examples, got 1"):
-        games.reset(examples=EXAMPLES[:1])
-    with pytest.raises(TypeError, match="Expected an Example, got 'abc'"):
-        games.reset(examples=["abc", "abd"])
-    with pytest.raises(ValueError, match="num_envs to be at least 1, got 0"):
-        cory_env.vector_env(0, "toy")
-
-
-def test_a_failing_reward_leaves_the_last_turn_to_be_played_again():
-    scores = [np.full(4, np.nan), np.ones(4)]
-    games, _ = toy_games(reward=lambda examples, responses: scores.pop(0))
-    games.step(["a", "a"])
-    with pytest.raises(RewardError, match="got nan"):
-        games.step(["b", "b"])
-    assert games.agent_selection == "observer_0"
-    assert games.step(["b", "b"]) == []
-    assert games.rewards["pioneer_0"].tolist() == [2, 2]
-
-
-def test_a_prompt_that_does_not_fit_leaves_the_turn_to_be_played_again():
-    games, _ = toy_games(max_prompt_tokens=4, observers=2)
-    games.step(["abc", "abc"])
-    with pytest.raises(ValueError, match=r"max_prompt_tokens=4 tokens, got 6"):
-        games.step(["a", "a"])
-    assert games.agent_selection == "observer_0"
-    assert [len(turn) for turn in games.responses.values()] == [2]
 
 
 @pytest.mark.parametrize("level", ["token", "response"])

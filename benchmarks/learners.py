@@ -25,7 +25,8 @@ BLIND_OPTIMUM = 1 + 1 / 8
 
 def run(example: Path, seeds: list[int], flags: list[str]) -> None:
     """Run one example seed by seed and keep the lines `episodes,reward` that it prints."""
-    name = "_".join([example.stem, *(flag for flag in flags if not flag.startswith("-"))])
+    algorithm = flags[flags.index("--algorithm") + 1 :][:1] if "--algorithm" in flags else []
+    name = "_".join([example.stem, *algorithm])
     rows: list[list[str]] = []
     for seed in seeds:
         command = [sys.executable, str(example), "--seed", str(seed), *flags]

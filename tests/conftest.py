@@ -1,6 +1,10 @@
 """What holds for all tests."""
 
 import os
+import signal
 
 # For models this small a second thread costs more than it brings. Read when torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests that send
+# it to one would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,8 +16,8 @@ from torch import nn
 import cory_env
 
 
-class MaskedNetwork(TorchRLModule, ValueFunctionAPI):  # noqa: D101
-    def setup(self):  # noqa: D102
+class MaskedNetwork(TorchRLModule, ValueFunctionAPI):
+    def setup(self):
         self.actor, self.critic = (  # 84 inputs: seven places of twelve tokens
             nn.Sequential(nn.Flatten(), nn.Linear(84, 128), nn.ReLU(), nn.Linear(128, size))
             for size in (self.action_space.n, 1)
@@ -27,7 +27,7 @@ class MaskedNetwork(TorchRLModule, ValueFunctionAPI):  # noqa: D101
         logits, legal = self.actor(batch["obs"]["observation"]), batch["obs"]["action_mask"]
         return {"action_dist_inputs": logits.masked_fill(legal == 0, -1e9)}
 
-    def compute_values(self, batch, embeddings=None):  # noqa: D102
+    def compute_values(self, batch, embeddings=None):
         return self.critic(batch["obs"]["observation"]).squeeze(-1)
 
 

@@ -15,8 +15,8 @@ from torch import as_tensor, manual_seed, nn
 import cory_env
 
 
-class Network(nn.Sequential):  # noqa: D101
-    def forward(self, obs, state=None, info=None):  # noqa: D102
+class Network(nn.Sequential):
+    def forward(self, obs, state=None, info=None):
         outputs = super().forward(as_tensor(obs.obs).flatten(1))
         return outputs if outputs.shape[1] == 1 else (outputs, None)  # values, or logits and state
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_const", const=256, dest="episodes")
     arguments = parser.parse_args()
     manual_seed(arguments.seed)
-    np.random.seed(arguments.seed)  # noqa: NPY002 # Tianshou shuffles with it
+    np.random.seed(arguments.seed)  # Tianshou shuffles with it
     options = {"task": "toy", "one_hot": True, "max_prompt_tokens": 4}
     games = ts.env.DummyVectorEnv([lambda: ts.env.PettingZooEnv(cory_env.env(**options))] * 64)
     games.seed(64 * arguments.seed)

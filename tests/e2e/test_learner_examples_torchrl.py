@@ -1,4 +1,4 @@
-"""TorchRL's own check of the environment, through the mend of `examples/learners/torchrl_env.py`."""
+"""TorchRL's own check of the environment, through the mend in `examples/learners`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import cory_env
 
 pytest.importorskip("torchrl")
+torch = pytest.importorskip("torch")
 
 LEARNERS = Path(__file__).parent.parent.parent / "examples" / "learners"
 FORMS = [
@@ -36,12 +37,16 @@ def test_torchrl_finds_the_specs_right(torchrl_env, form):
 
 
 def test_torchrl_plays_the_very_same_game(torchrl_env):
-    rollout = torchrl_env.make_env(seed=3).rollout(60, break_when_any_done=False)
+    # Without its transform: around one, TorchRL's random actions do not keep to the masks.
+    rollout = torchrl_env.make_env(seed=3).base_env.rollout(60, break_when_any_done=False)
     agents, after = rollout["agents"], rollout["next", "agents"]
     assert rollout["next", "done"].sum() >= 10
+    num_legal = agents["action_mask"].sum(-1)  # of the agent on turn all, of the other a no-op
+    assert (num_legal.sort(-1).values == torch.tensor([1, 12])).all()
 
     game = cory_env.parallel_env(task="toy", one_hot=True, max_prompt_tokens=4)
-    observations, _ = game.reset(seed=3)
+    game.reset(seed=3)  # TorchRL looks at one episode when it is made
+    observations, _ = game.reset()
     for t in range(60):
         np.testing.assert_array_equal(game.state(), rollout["state"][t])
         actions = dict(zip(game.possible_agents, agents["action"][t].tolist(), strict=True))

@@ -30,6 +30,7 @@ from agents.checkpoint import (
 )
 from agents.config import TrainConfig
 from agents.critic import Critic
+from agents.errors import DivergenceError
 from agents.evaluation import Evaluation, evaluate_policies, print_evaluation, sample_texts
 from agents.functional import schedule_factor
 from agents.interrupts import deferred_interrupts
@@ -44,7 +45,10 @@ from agents.rollout import collect
 from agents.run_folder import check_run_folder
 from agents.setup import build_backbone, build_games, build_reward
 from agents.types import Rollout, TrainBatch, Turn
-from cory_env import make_task
+from cory_env import RewardError, make_task
+
+MAX_SKIPPED = 10
+"""Updates in a row without a finite loss and gradient after which a run is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,8 +314,22 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         if done == 0:
             logger.samples(_reference_samples(trainer))
         while done < config.iterations and not stop:
-            logger.log(trainer.iterate(done))
+            before = trainer.state()
+            try:
+                row = trainer.iterate(done)
+            except RewardError:
+                # Nothing has been learnt yet: the weights are those of before the iteration.
+                save_checkpoint(folder / "checkpoints", done, *before, config.keep)
+                raise
+            logger.log(row)
             done += 1
+            if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
+                save_checkpoint(folder / "checkpoints", done, *trainer.state(), config.keep)
+                raise DivergenceError(
+                    f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row "
+                    f"without; the run is saved in {folder}. Begin anew with a lower "
+                    "--learning-rate, or look for a reward that grows without bound."
+                )
             if done == config.iterations or done % config.sample_every == 0:
                 logger.samples(_samples(trainer, done))
             if done % config.save_every == 0:

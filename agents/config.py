@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 _AT_LEAST_0 = (
     *("seed", "observers", "swap_every", "kl_coef", "kl_target", "value_clip", "value_coef"),
-    *("max_new_tokens", "evaluation_queries"),
+    *("max_new_tokens", "evaluation_queries", "group_size", "clip", "clip_high", "entropy_coef"),
+    *("importance_cap", "max_step_kl", "warmup"),
 )
 _AT_LEAST_1 = (
     *("iterations", "lora_rank", "batch_size", "minibatch_size", "epochs"),
     *("save_every", "keep", "sample_every"),
 )
-_ABOVE_0 = (
-    *("learning_rate", "critic_learning_rate", "max_grad_norm", "clip", "temperature", "top_p"),
-)
+_ABOVE_0 = (*("learning_rate", "critic_learning_rate", "max_grad_norm", "temperature", "top_p"),)
+
+_PPO = {
+    **{"kl": "exact", "whitening": "role", "normalization": "constant", "ratio": "token"},
+    **{"clip": 0.2, "clip_high": 0.0, "group_size": 1},
+}
+"""What is left to the algorithm, and what PPO makes of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +36,9 @@ class TrainConfig:
     task: str = "imdb"
     """Registered task: `imdb`, `toy`, or one of your own."""
     algorithm: str = "mappo"
-    """`mappo` (central critic), `ippo` (one critic per policy, the paper's form), or `ppo` (the
-    single-agent
-    baseline: `ippo` on a game without observers)."""
+    """With a critic: `mappo` (one for all policies), `ippo` (one per policy, the paper's form),
+    `happo` (policies updated one after the other), `ppo` (the single-agent baseline: `ippo` on a
+    game without observers). Without: `reinforce++`, `rloo`, `grpo`, `dr_grpo`, `gspo`."""
     out: str = ""
     """Run folder; empty for runs/TASK."""
     seed: int = 0
@@ -60,8 +66,11 @@ class TrainConfig:
     """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
     knowledge_transfer: bool = True
     """Whether observers read the earlier responses."""
+    swap: Literal["every", "plateau", "random", "never"] = "every"
+    """When roles are exchanged: every `swap_every` iterations, once the team's reward has not risen
+    for so many, by lot after so many, or never."""
     swap_every: int = 5
-    """Iterations between two role exchanges (T_REx); 0 for none."""
+    """Iterations between two role exchanges (T_REx), or of patience; 0 for none."""
     credit: Literal["causal", "shared"] = "causal"
     """`causal` leaves out of an agent's return what was decided before its turn, a constant that is
     only noise to it; `shared` keeps the whole shared reward."""
@@ -79,20 +88,43 @@ class TrainConfig:
     """Adam step size of the policies; > 0."""
     critic_learning_rate: float = 1e-3
     """Adam step size of the critics; > 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rates fall from the end of the warm-up to the last iteration."""
+    warmup: int = 0
+    """Iterations in which the learning rates rise from 0; >= 0."""
     max_grad_norm: float = 1.0
     """Gradients of a policy are scaled down to this norm; > 0."""
 
-    kl: Literal["exact", "k1", "detached"] = "exact"
+    kl: Literal["auto", "exact", "k1", "k2", "k3", "detached"] = "auto"
     """`exact`: full-vocabulary KL with its direct gradient. `k1`: the sampled log-ratio in the
-    reward. `detached`: the exact KL as a reward only, as the paper has it; it does not restrain the
-    token itself."""
+    reward. `k2`, `k3`: sampled, in the loss: they restrain a token, but do not charge it for the KL
+    of later ones. `detached`: the exact KL as a reward only, as the paper has it; it does not
+    restrain the token itself. `auto`: the algorithm's own, `exact` with a critic."""
     kl_coef: float = 0.28
     """η, price of one nat; >= 0."""
     kl_target: float = 0.0
     """Nats per response that η is steered towards; 0 keeps η fixed."""
 
-    clip: float = 0.2
-    """PPO clip range ε; > 0."""
+    group_size: int = 0
+    """Episodes per query, which critic-free algorithms compare; divides batch_size; 0 for the
+    algorithm's own, 1 with a critic."""
+    ratio: Literal["auto", "token", "sequence"] = "auto"
+    """Whether each token has a ratio of its own or all of a response share their geometric mean;
+    `auto`: the algorithm's own."""
+    normalization: Literal["auto", "constant", "token", "sequence"] = "auto"
+    """What sums over tokens are divided by: the longest possible batch (unbiased), the tokens there
+    are, or each response's tokens; `auto`: the algorithm's own, `constant` with a critic."""
+    clip: float = 0.0
+    """PPO clip range ε; 0 for the algorithm's own, 0.2 but for `gspo`."""
+    clip_high: float = 0.0
+    """ε of the upper bound, if larger: leaves rare tokens more room to rise; 0 for that of clip."""
+    max_step_kl: float = 0.0
+    """KL of a step, in nats per token, after which no further epoch is begun; 0 for no limit."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus, in rewards per nat and token; >= 0."""
+    importance_cap: float = 0.0
+    """Largest weight of a token that another engine has sampled (truncated importance sampling);
+    0 trusts the sampler."""
     value_clip: float = 0.0
     """Clip range of values; 0 for none (it depends on the scale of the reward; the paper has
     0.2)."""
@@ -102,9 +134,14 @@ class TrainConfig:
     """Discount in [0, 1]."""
     gae_lambda: float = 0.95
     """λ of GAE in [0, 1]."""
-    whiten_advantages: bool = True
-    """Shift and scale advantages to mean 0 and variance 1, per role; the direct KL term is scaled
-    alike."""
+    value_normalization: bool = False
+    """Let critics predict returns divided by their running deviation: for rewards of any scale."""
+    reward_scaling: Literal["none", "std", "normalize"] = "none"
+    """Divide what an agent is paid by its policy's running deviation, or shift it to mean 0, too;
+    η then weighs nats against deviations."""
+    whitening: Literal["auto", "role", "joint", "none"] = "auto"
+    """Shift and scale advantages to mean 0 and variance 1, per role or over all roles together; the
+    direct KL term is scaled alike. `auto`: the algorithm's own, `role` with a critic."""
 
     max_new_tokens: int = 0
     """Longest response; 0 for the task's own."""
@@ -142,6 +179,12 @@ class TrainConfig:
                 f"{self.batch_size}: try --minibatch-size "
                 f"{_divisor(self.batch_size, self.minibatch_size)}."
             )
+        if self.batch_size % max(self.group_size, 1):
+            raise ValueError(
+                f"Expected group_size to divide batch_size, got {self.group_size} and "
+                f"{self.batch_size}: try --group-size "
+                f"{_divisor(self.batch_size, self.group_size)}."
+            )
         if self.algorithm == "ppo" and self.observers:
             raise ValueError(
                 f"Expected no observers with algorithm ppo, the single-agent baseline, got "
@@ -154,6 +197,16 @@ class TrainConfig:
                 f"value must be worth as much to the one before), got {self.reward_sharing}: "
                 "pass --handover sampled."
             )
+
+    def resolved(self, own: Mapping[str, Any]) -> TrainConfig:
+        """Return the configuration with nothing left to the algorithm.
+
+        Args:
+            own: the algorithm's own values, where they differ from those of PPO.
+        """
+        defaults: dict[str, Any] = {**_PPO, **own}
+        left = {name: defaults[name] for name in _PPO if getattr(self, name) in ("auto", 0)}
+        return replace(self, **left)
 
     @property
     def policy_names(self) -> list[str]:

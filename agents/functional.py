@@ -6,8 +6,14 @@ entry through.
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Normalization = Literal["constant", "token", "sequence"]
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -151,12 +157,133 @@ def gae(
     return advantages, (advantages + values) * mask
 
 
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(
+    ratio: Tensor, advantages: Tensor, clip: float, clip_high: float | None = None
+) -> Tensor:
     """PPO's objective per token, to be maximised: min(ρ A, clip(ρ, 1 − ε, 1 + ε) A).
 
-    Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7.
+    Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7; a higher upper bound 1 + ε_high: DAPO (Yu
+        et al. 2025, arXiv 2503.14476, section 3.1).
+
+    Args:
+        ratio: (B, T).
+        advantages: (B, T).
+        clip: ε > 0.
+        clip_high: ε_high > 0; ε if None.
     """
-    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    clipped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
+    return torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """Mean log-ratio of each response, at each of its tokens.
+
+    Source: GSPO (Zheng et al. 2025, arXiv 2507.18071, eq. 7): s = (π/π_old)^{1/|y|}.
+
+    Args:
+        log_ratio: (B, T), 0 where masked.
+        mask: (B, T) bool.
+
+    Returns:
+        (B, T), 0 where masked.
+    """
+    return (log_ratio.sum(1) / mask.sum(1).clamp(min=1))[:, None] * mask
+
+
+def importance_weights(
+    log_probs: Tensor, sampled_log_probs: Tensor, mask: Tensor, cap: float
+) -> Tensor:
+    """Truncated weights of tokens that another engine has drawn: min(π/μ, cap).
+
+    Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy training";
+        truncation: Ionides 2008.
+
+    Args:
+        log_probs: (B, T) of the learner, log π.
+        sampled_log_probs: (B, T) of the sampler, log μ.
+        mask: (B, T) bool.
+        cap: largest weight; 0 trusts the sampler: all weights are 1.
+
+    Returns:
+        (B, T).
+    """
+    if cap == 0:
+        return torch.ones_like(log_probs)
+    return ((log_probs - sampled_log_probs) * mask).exp().clamp(max=cap)
+
+
+def k2(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """½ log²(π/π_ref) of sampled tokens: a biased estimate of KL with an unbiased gradient.
+
+    Source: Schulman 2020, "Approximating KL divergence".
+    """
+    return 0.5 * (log_probs - ref_log_probs) ** 2
+
+
+def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """π_ref/π − 1 − log(π_ref/π) of sampled tokens: an unbiased estimate of KL, never negative.
+
+    As a loss, its gradient is that of KL(π_ref ‖ π). Source: Schulman 2020, "Approximating KL
+    divergence"; GRPO (arXiv 2402.03300, eq. 4).
+    """
+    log_ratio = ref_log_probs - log_probs
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def aggregate(
+    values: Tensor, mask: Tensor, normalization: Normalization, max_new_tokens: int
+) -> Tensor:
+    """Average losses of tokens over a batch.
+
+    Args:
+        values: (B, T).
+        mask: (B, T) bool.
+        normalization: `constant` divides the sum by B · max_new_tokens, so that no token's weight
+            depends on a length that was sampled: unbiased (Liu et al. 2025, arXiv 2503.20783).
+            `token` divides it by the number of tokens. `sequence` is the mean over responses of the
+            mean over their tokens: tokens of short responses weigh more.
+        max_new_tokens: of the game.
+
+    Returns:
+        A scalar.
+    """
+    match normalization:
+        case "constant":
+            return (values * mask).sum() / (len(mask) * max_new_tokens)
+        case "token":
+            return masked_mean(values, mask)
+        case "sequence":
+            return ((values * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+def group_mean(values: Tensor, group_size: int) -> Tensor:
+    """Mean of each group, for each of its members.
+
+    Args:
+        values: (B,), groups one after the other.
+        group_size: G, divides B.
+    """
+    return values.view(-1, group_size).mean(1).repeat_interleave(group_size)
+
+
+def group_std(values: Tensor, group_size: int) -> Tensor:
+    """Standard deviation (unbiased) of each group, for each of its members; 0 in groups of one."""
+    if group_size == 1:
+        return torch.zeros_like(values)
+    return values.view(-1, group_size).std(1).repeat_interleave(group_size)
+
+
+def leave_one_out_mean(values: Tensor, group_size: int) -> Tensor:
+    """Mean of the others of the group; 0 in groups of one.
+
+    Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740, eq. 9).
+
+    Args:
+        values: (B,), groups one after the other.
+        group_size: G, divides B.
+    """
+    totals = group_mean(values, group_size) * group_size
+    return (totals - values) / max(group_size - 1, 1)
 
 
 def clipped_value_loss(
@@ -180,3 +307,28 @@ def explained_variance(predictions: Tensor, targets: Tensor, mask: Tensor) -> Te
     return torch.where(
         variance > 0, 1 - residuals.var(unbiased=False) / variance.clamp(min=1e-12), 0.0
     )
+
+
+def schedule_factor(schedule: Schedule, iteration: int, iterations: int, warmup: int) -> float:
+    """Return what the learning rates are multiplied by.
+
+    Args:
+        schedule: `constant`; `linear` from 1 to 0; `cosine`, half a period from 1 to 0 (Loshchilov
+            & Hutter 2017, arXiv 1608.03983, eq. 5).
+        iteration: >= 0.
+        iterations: of the run; the factor would reach 0 there.
+        warmup: iterations in which the factor rises from 1 / (warmup + 1) to 1.
+
+    Returns:
+        A factor in (0, 1].
+    """
+    if iteration < warmup:
+        return (iteration + 1) / (warmup + 1)
+    done = (iteration - warmup) / max(iterations - warmup, 1)
+    match schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - done
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))

@@ -7,19 +7,67 @@ to the policy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+MIN_RISE = 0.01
+"""Share of the best reward's size by which it must be passed to count as a rise."""
 
 
-def assign_roles(
-    roles: Sequence[str], policies: Sequence[str], iteration: int, swap_every: int | None
-) -> dict[str, str]:
-    """Return the policy of each role.
+@dataclass(slots=True, kw_only=True)
+class RoleSchedule:
+    """Who plays which role, and when that changes.
 
-    Args:
-        roles: in turn order.
-        policies: as many as roles.
-        iteration: >= 0.
-        swap_every: iterations between two exchanges (T_REx); None never exchanges. Two policies
-            change places; more move up one place in turn order.
+    Two policies change places; more move up one place in turn order, or are dealt new places by
+    lot (`random`).
     """
-    shift = 0 if swap_every is None else (iteration // swap_every) % len(policies)
-    return {role: policies[(i + shift) % len(policies)] for i, role in enumerate(roles)}
+
+    kind: Literal["every", "plateau", "random", "never"]
+    every: int
+    """Iterations between two exchanges (T_REx), or without a rise (`plateau`); 0 for none."""
+    seed: int = 0
+    """Of the lots."""
+    shift: int = 0
+    """Places the policies have moved up so far (`plateau`)."""
+    best: float | None = None
+    """Highest team reward since the last exchange (`plateau`)."""
+    waited: int = 0
+    """Iterations since then (`plateau`)."""
+
+    def assign(
+        self, roles: Sequence[str], policies: Sequence[str], iteration: int
+    ) -> dict[str, str]:
+        """Return the policy of each role.
+
+        Args:
+            roles: in turn order.
+            policies: as many as roles.
+            iteration: >= 0.
+        """
+        order = list(policies)
+        phase = iteration // self.every if self.every else 0
+        if self.kind == "random" and phase:
+            np.random.default_rng([self.seed, phase]).shuffle(order)
+        shift = {"every": phase, "plateau": self.shift}.get(self.kind, 0) % len(order)
+        return dict(zip(roles, order[shift:] + order[:shift], strict=True))
+
+    def observe(self, team_reward: float) -> None:
+        """Take in what the team has earned in an iteration; `plateau` decides by it."""
+        if self.kind != "plateau" or not self.every:
+            return
+        if self.best is None or team_reward > self.best + MIN_RISE * abs(self.best):
+            self.best, self.waited = team_reward, 0
+            return
+        self.waited += 1
+        if self.waited >= self.every:
+            self.shift, self.best, self.waited = self.shift + 1, None, 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next assignment depends on, as JSON takes it."""
+        return {"shift": self.shift, "best": self.best, "waited": self.waited}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.shift, self.best, self.waited = state["shift"], state["best"], state["waited"]

@@ -21,6 +21,7 @@ def collect(
     generators: Mapping[str, torch.Generator],
     *,
     examples: Sequence[Example] | None = None,
+    group_size: int = 1,
     causal_credit: bool = True,
     greedy: bool = False,
 ) -> Rollout:
@@ -31,9 +32,15 @@ def collect(
         policies: who plays each role.
         generators: the source of randomness for each role.
         examples: (B,) what to ask; None to draw from the task.
+        group_size: episodes of each example that is drawn, one after the other; divides B.
         causal_credit: leave out of an agent's reward what was decided before its turn.
         greedy: take the most probable tokens.
     """
+    if examples is None and group_size > 1:
+        drawn = [
+            games.rules.task.sample(games.np_random) for _ in range(games.num_envs // group_size)
+        ]
+        examples = [example for example in drawn for _ in range(group_size)]
     prompts = games.reset(examples=examples)
     played = []
     while (role := games.agent_selection) is not None:

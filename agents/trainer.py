@@ -30,7 +30,9 @@ from agents.checkpoint import (
 )
 from agents.config import TrainConfig
 from agents.critic import Critic
+from agents.errors import DivergenceError
 from agents.evaluation import Evaluation, evaluate_policies, print_evaluation, sample_texts
+from agents.functional import schedule_factor
 from agents.interrupts import deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
@@ -38,12 +40,15 @@ from agents.metrics import distinct_2
 from agents.policy import LLMPolicy
 from agents.records import REFERENCE, MetricRow, write_atomically
 from agents.report import write_report
-from agents.roles import assign_roles
+from agents.roles import RoleSchedule
 from agents.rollout import collect
 from agents.run_folder import check_run_folder
 from agents.setup import build_backbone, build_games, build_reward
 from agents.types import Rollout, TrainBatch, Turn
-from cory_env import make_task
+from cory_env import RewardError, make_task
+
+MAX_SKIPPED = 10
+"""Updates in a row without a finite loss and gradient after which a run is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ class Trainer:
         algorithm = algorithm_class(config.algorithm)
         task = make_task(config.task, split="train")
         reward = build_reward(config, task)
-        self.config = config
+        self.config = config = config.resolved(algorithm.defaults)
         self.test_task = make_task(config.task, split="test")
         self.reward = reward
         self.backbone = build_backbone(config, names)
@@ -97,13 +102,16 @@ class Trainer:
         self.generators = {name: torch.Generator().manual_seed(seeds.pop()) for name in names}
         max_new_tokens = self.games.rules.max_new_tokens
         width = int(self.backbone.config.hidden_size)
-        critics = [
-            Critic(width, len(names), max_new_tokens, seeds.pop()).to(self.backbone.device)
-            for _ in names
-        ]
-        if algorithm.central_critic:
-            critics = critics[:1] * len(names)
-        self.critics = dict(zip(names, critics, strict=True))
+        seeds_of_critics = [seeds.pop() for _ in names]
+        self.critics: dict[str, Critic] = {}
+        if algorithm.critic is not None:
+            critics = [
+                Critic(width, len(names), max_new_tokens, seed).to(self.backbone.device)
+                for seed in seeds_of_critics
+            ]
+            if algorithm.critic == "central":
+                critics = critics[:1] * len(names)
+            self.critics = dict(zip(names, critics, strict=True))
         self.controllers = {
             name: KLController(coef=config.kl_coef, target=config.kl_target or None)
             for name in names
@@ -117,13 +125,16 @@ class Trainer:
         }
         shared = {
             id(critic): torch.optim.Adam(critic.parameters(), config.critic_learning_rate)
-            for critic in critics
+            for critic in self.critics.values()
         }
-        self.critic_optimizers = {name: shared[id(self.critics[name])] for name in names}
+        self.critic_optimizers = {name: shared[id(c)] for name, c in self.critics.items()}
+        self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
+        self.skipped_in_a_row = dict.fromkeys(names, 0)
 
     def iterate(self, iteration: int) -> MetricRow:
         """Play one batch of episodes, learn from it, and return the metrics."""
         begun = time.perf_counter()
+        self._set_learning_rates(iteration)
         rollout = self._collect(iteration)
         batches = self.algorithm.prepare(rollout)
         row: MetricRow = {}
@@ -131,8 +142,10 @@ class Trainer:
         for turn in rollout.turns:
             batch = batches[turn.policy]
             learned = self._update(turn.policy, batch)
+            self.algorithm.after_update(turn.policy, batches)
             row |= self._metrics(turn, batch, learned)
             num_tokens += int(batch.response_mask.sum())
+        self.roles.observe(sum(float(turn.task_rewards.mean()) for turn in rollout.turns))
         seconds = time.perf_counter() - begun
         return {
             "iteration": iteration,
@@ -143,35 +156,64 @@ class Trainer:
 
     def _collect(self, iteration: int) -> Rollout:
         config = self.config
-        seats = assign_roles(
-            self.games.agents, config.policy_names, iteration, config.swap_every or None
-        )
+        seats = self.roles.assign(self.games.agents, config.policy_names, iteration)
         return collect(
             self.games,
             {role: self.policies[name] for role, name in seats.items()},
             {role: self.generators[name] for role, name in seats.items()},
+            group_size=config.group_size,
             causal_credit=config.credit == "causal",
         )
+
+    def _set_learning_rates(self, iteration: int) -> None:
+        config = self.config
+        factor = schedule_factor(config.schedule, iteration, config.iterations, config.warmup)
+        for optimizers, rate in (
+            (self.optimizers, config.learning_rate),
+            (self.critic_optimizers, config.critic_learning_rate),
+        ):
+            for optimizer in optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = factor * rate
 
     def _update(self, policy: str, batch: TrainBatch) -> dict[str, float]:
         """Take all optimiser steps on one batch and return the mean metrics of the losses."""
         config = self.config
-        optimizers = self.optimizers[policy], self.critic_optimizers[policy]
         history: list[dict[str, Tensor]] = []
         for _ in range(config.epochs):
             order = torch.randperm(len(batch), generator=self.generators[policy])
-            for rows in order.to(self.backbone.device).split(config.minibatch_size):
-                output = self.algorithm.loss(policy, batch.take(rows))
-                for optimizer in optimizers:
-                    optimizer.zero_grad()
-                output.loss.backward()
-                nn.utils.clip_grad_norm_(
-                    self.backbone.parameters(policy).values(), config.max_grad_norm
-                )
-                for optimizer in optimizers:
-                    optimizer.step()
-                history.append(output.metrics)
+            steps = [
+                self._step(policy, batch.take(rows))
+                for rows in order.to(self.backbone.device).split(config.minibatch_size)
+            ]
+            history += steps
+            step_kl = float(torch.stack([step["approx_kl"] for step in steps]).mean())
+            if config.max_step_kl and step_kl > config.max_step_kl:
+                break
         return {key: float(torch.stack([m[key] for m in history]).mean()) for key in history[0]}
+
+    def _step(self, policy: str, batch: TrainBatch) -> dict[str, Tensor]:
+        """Take one optimiser step, unless loss or gradient are not finite."""
+        optimizers = [self.optimizers[policy]]
+        if self.critics:
+            optimizers.append(self.critic_optimizers[policy])
+        output = self.algorithm.loss(policy, batch)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        output.loss.backward()
+        norm = nn.utils.clip_grad_norm_(
+            self.backbone.parameters(policy).values(), self.config.max_grad_norm
+        )
+        finite = bool(torch.isfinite(output.loss.detach()) & torch.isfinite(norm))
+        self.skipped_in_a_row[policy] = 0 if finite else self.skipped_in_a_row[policy] + 1
+        if finite:
+            for optimizer in optimizers:
+                optimizer.step()
+        return {
+            **{key: torch.nan_to_num(value) for key, value in output.metrics.items()},
+            "gradient_norm": torch.nan_to_num(norm.detach(), posinf=0.0),
+            "skipped": torch.tensor(float(not finite)),
+        }
 
     def _metrics(self, turn: Turn, batch: TrainBatch, learned: dict[str, float]) -> MetricRow:
         controller = self.controllers[turn.policy]
@@ -197,13 +239,19 @@ class Trainer:
         for name in self.policies:
             for key, parameter in self.backbone.parameters(name).items():
                 tensors[f"policy/{name}/{key}"] = parameter
-            for key, parameter in self.critics[name].state_dict().items():
-                tensors[f"critic/{name}/{key}"] = parameter
             tensors |= optimizer_tensors(f"optimizer/{name}", self.optimizers[name])
-            tensors |= optimizer_tensors(f"critic_optimizer/{name}", self.critic_optimizers[name])
             tensors[f"generator/{name}"] = self.generators[name].get_state()
-        coefs = {name: controller.coef for name, controller in self.controllers.items()}
-        return tensors, {"games": self.games.get_state(), "kl_coefs": coefs}
+        for name, critic in self.critics.items():
+            for key, parameter in critic.state_dict().items():
+                tensors[f"critic/{name}/{key}"] = parameter
+            tensors |= optimizer_tensors(f"critic_optimizer/{name}", self.critic_optimizers[name])
+        return tensors, {
+            "games": self.games.get_state(),
+            "kl_coefs": {name: controller.coef for name, controller in self.controllers.items()},
+            "algorithm": self.algorithm.state(),
+            "roles": self.roles.state(),
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -224,15 +272,18 @@ class Trainer:
         for name in self.policies:
             for key, parameter in self.backbone.parameters(name).items():
                 parameter.copy_(tensors[f"policy/{name}/{key}"])
-            critic = {
-                key: tensors[f"critic/{name}/{key}"] for key in self.critics[name].state_dict()
-            }
-            self.critics[name].load_state_dict(critic)
             restore_optimizer(f"optimizer/{name}", self.optimizers[name], tensors)
-            restore_optimizer(f"critic_optimizer/{name}", self.critic_optimizers[name], tensors)
             self.generators[name].set_state(tensors[f"generator/{name}"])
             self.controllers[name].coef = meta["kl_coefs"][name]
+        for name, critic in self.critics.items():
+            critic.load_state_dict(
+                {key: tensors[f"critic/{name}/{key}"] for key in critic.state_dict()}
+            )
+            restore_optimizer(f"critic_optimizer/{name}", self.critic_optimizers[name], tensors)
         self.games.set_state(meta["games"])
+        self.algorithm.load_state(meta["algorithm"])
+        self.roles.load_state(meta["roles"])
+        self.skipped_in_a_row = dict(meta["skipped_in_a_row"])
 
 
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Run:
@@ -263,8 +314,22 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         if done == 0:
             logger.samples(_reference_samples(trainer))
         while done < config.iterations and not stop:
-            logger.log(trainer.iterate(done))
+            before = trainer.state()
+            try:
+                row = trainer.iterate(done)
+            except RewardError:
+                # Nothing has been learnt yet: the weights are those of before the iteration.
+                save_checkpoint(folder / "checkpoints", done, *before, config.keep)
+                raise
+            logger.log(row)
             done += 1
+            if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
+                save_checkpoint(folder / "checkpoints", done, *trainer.state(), config.keep)
+                raise DivergenceError(
+                    f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row "
+                    f"without; the run is saved in {folder}. Begin anew with a lower "
+                    "--learning-rate, or look for a reward that grows without bound."
+                )
             if done == config.iterations or done % config.sample_every == 0:
                 logger.samples(_samples(trainer, done))
             if done % config.save_every == 0:

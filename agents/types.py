@@ -32,7 +32,8 @@ class TokenBatch:
 
     def take(self, rows: Tensor | slice) -> Self:
         """Return the chosen episodes."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v if v is None else v[rows] for k, v in tensors.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +79,16 @@ class TrainBatch(TokenBatch):
     ref_hidden: Tensor
     """(B, T, D) hidden states of the reference model where it predicts the response tokens."""
     advantages: Tensor
-    """(B, T) whitened over the batch if configured."""
+    """(B, T) whitened if configured."""
     advantage_scale: Tensor
-    """(B,) what the advantages were divided by; the direct KL term is divided by the same."""
-    features: Tensor
-    """(B, T, D) what the critic sees."""
-    old_values: Tensor
-    """(B, T)"""
+    """(B,) what whitening has divided the advantages by; KL and entropy terms are divided by the
+    same, or their coefficients would change their meaning."""
+    weights: Tensor
+    """(B, T) factors of the policy's loss: 1 where the episodes were drawn from what is learnt."""
+    features: Tensor | None
+    """(B, T, D) what the critic sees; None without a critic."""
+    baselines: Tensor
+    """(B, T) what returns were measured against: the critic's values, or those of the group."""
     returns: Tensor
     """(B, T)"""
     seats: Tensor

@@ -1,43 +1,40 @@
-"""An algorithm of your own: REINFORCE with the critic as its baseline, without a clipped ratio.
+"""An algorithm of your own: REINFORCE against the running mean of a policy's rewards.
 
-It inherits what MAPPO prepares (advantages, direct KL term, central critic) and replaces the loss.
+A subclass says what rewards are measured against. Scoring, the KL penalty and the loss are those of
+every algorithm; `surrogate` may be replaced as well.
 
     python examples/custom_algorithm.py [--smoke]
 """
 
 import sys
 
+from torch import Tensor
+
 from agents import TrainConfig, train
-from agents.algorithms import MAPPO, register_algorithm
-from agents.functional import clipped_value_loss, explained_variance, masked_mean
+from agents.algorithms import Algorithm, register_algorithm
+from agents.functional import gae
 from agents.presets import preset_values
-from agents.types import LossOutput, TrainBatch
 
 
 @register_algorithm("reinforce")
-class Reinforce(MAPPO):
-    """∇log π(a|s) · A, one pass over each batch."""
+class Reinforce(Algorithm):
+    """∇log π(a|s) · (R − b), one pass over each batch."""
 
-    def loss(self, policy: str, batch: TrainBatch) -> LossOutput:
-        """Return the loss of one policy and of the critic."""
-        mask, count = batch.response_mask, len(batch) * self.max_new_tokens
-        scores = self.policies[policy].score(batch, batch.ref_hidden)
-        loss = -(scores.log_probs * batch.advantages).sum() / count
-        direct = (scores.kls / batch.advantage_scale[:, None]).sum() / count
-        values = self.critics[policy](batch.features, batch.seats)
-        errors = clipped_value_loss(values, batch.old_values, batch.returns, None)
-        metrics = {"explained_variance": explained_variance(batch.old_values, batch.returns, mask)}
-        loss = loss + self.controllers[policy].coef * direct + masked_mean(errors, mask)
-        return LossOutput(loss, metrics)
+    def advantages(
+        self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Measure rewards to go against the mean of the batch."""
+        returns, _ = gae(rewards, rewards * 0, mask, gamma=self.config.gamma, lam=1.0)
+        mean = returns[mask].mean() * mask
+        return returns - mean, returns, mean
+
+    def surrogate(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """Leave the step unclipped: ∇ratio is ∇log π where nothing has moved yet."""
+        return ratio * advantages
 
 
 if __name__ == "__main__":
     smoke = "--smoke" in sys.argv
     size = {"iterations": 1, "evaluation_queries": 8} if smoke else {}
-    values = {
-        **preset_values("toy"),
-        "algorithm": "reinforce",
-        "epochs": 1,
-        "out": "runs/reinforce",
-    }
-    train(TrainConfig(**{**values, **size}))
+    values = {**preset_values("toy"), "algorithm": "reinforce", "epochs": 1, "learning_rate": 5e-3}
+    train(TrainConfig(**{**values, "out": "runs/reinforce", **size}))

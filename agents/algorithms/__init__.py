@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agents.algorithms.base import Algorithm
+from agents.algorithms.happo import HAPPO
 from agents.algorithms.ppo import IPPO, MAPPO
+from agents.algorithms.reinforce import GRPO, GSPO, RLOO, DrGRPO, ReinforcePlusPlus
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"mappo": MAPPO, "ippo": IPPO, "ppo": IPPO}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "mappo": MAPPO,
+    "ippo": IPPO,
+    "ppo": IPPO,
+    "happo": HAPPO,
+    "reinforce++": ReinforcePlusPlus,
+    "rloo": RLOO,
+    "grpo": GRPO,
+    "dr_grpo": DrGRPO,
+    "gspo": GSPO,
+}
 """`ppo` is `ippo` on a game without observers: the baseline differs from CORY in nothing but the
 game."""
 

@@ -1,23 +1,72 @@
-"""What an algorithm is: it prepares rollouts and gives a loss. It never sees the trainer."""
+"""What an algorithm is: it prepares rollouts and gives a loss. It never sees the trainer.
+
+All algorithms maximise the same objective, for the policy in role i
+
+    J_i = E[R_i − η Σ_t KL(π_i(·|s_t) ‖ π_0(·|s_t))],
+
+whose gradient has two terms:
+
+    ∇J_i = E[Σ_t ∇log π(a_t|s_t) (R_i − η Σ_{t'>t} KL_t')] − η E[Σ_t ∇KL_t].
+
+The first is a policy gradient in which an action pays for the KL of *later* states; the second
+lowers the KL of each visited state directly. They differ in what an action's reward is measured
+against (`baselines`: a critic, other responses of the group, nothing), and in how far one step goes
+(`surrogate`). The forms of the penalty, of which `exact` and `k1` follow ∇J:
+
+| `kl`       | in the reward, per token            | in the loss, per token                     |
+|------------|-------------------------------------|--------------------------------------------|
+| `exact`    | −η KL of the next state             | η KL, differentiated                       |
+| `k1`       | −η log(π/π_0) of the token          |                                            |
+| `k2`       |                                     | η ½ log²(π/π_0): its gradient is ∇KL_t in  |
+|            |                                     | the mean, but no action pays for later KL  |
+| `k3`       |                                     | η (π_0/π − 1 − log(π_0/π)): the gradient   |
+|            |                                     | of KL(π_0 ‖ π), and no later KL            |
+| `detached` | −η KL of the token's own state: the |                                            |
+|            | paper's; it never lowers that KL    |                                            |
+
+Sources: CORY eq. 2 (arXiv 2410.06101); on the two terms Tang & Munos (arXiv 2506.09477); on k1, k2
+and k3 Schulman, "Approximating KL divergence" (2020).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from agents.backbone import Backbone
 from agents.config import TrainConfig
 from agents.critic import Critic
+from agents.functional import (
+    aggregate,
+    clipped_surrogate,
+    explained_variance,
+    importance_weights,
+    k2,
+    k3,
+    masked_mean,
+    next_step,
+    sequence_log_ratio,
+    token_rewards,
+    whiten,
+)
 from agents.kl import KLController
-from agents.policy import LLMPolicy
-from agents.types import LossOutput, Rollout, TrainBatch
+from agents.moments import Moments
+from agents.policy import LLMPolicy, Scores, response_hidden
+from agents.types import LossOutput, Rollout, TrainBatch, Turn
 
 
 class Algorithm(ABC):
-    """A learning rule over rollouts."""
+    """A learning rule over rollouts. A subclass says what rewards are measured against."""
 
-    central_critic: bool
-    """Whether one critic serves all policies and reads the joint history."""
+    critic: ClassVar[Literal["local", "central"] | None] = None
+    """Whether each policy has a critic of its own, one serves all of them, or there is none."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """What the fields of the configuration that are left to the algorithm mean."""
 
     def __init__(
         self,
@@ -34,21 +83,200 @@ class Algorithm(ABC):
             config: of the run.
             backbone: of all policies.
             policies: by name.
-            critics: by policy name; the same object for all if the critic is central.
+            critics: by policy name; the same object for all if the critic is central, none without.
             controllers: KL coefficients by policy name.
             max_new_tokens: T, the longest response of the game.
         """
-        self.config = config
+        self.config = config.resolved(self.defaults)
         self.backbone = backbone
         self.policies = policies
         self.critics = critics
         self.controllers = controllers
         self.max_new_tokens = max_new_tokens
+        self.reward_moments = {name: Moments() for name in policies}
 
     @abstractmethod
+    def advantages(
+        self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Measure what the tokens of one turn have earned.
+
+        Args:
+            rewards: (B, T) of each token.
+            mask: (B, T) bool.
+            baselines: (B, T) the critic's values; None without a critic.
+
+        Returns:
+            Advantages, returns, and the baselines that the advantages were measured against; all
+            (B, T), 0 where masked.
+        """
+
+    @torch.no_grad()
     def prepare(self, rollout: Rollout) -> dict[str, TrainBatch]:
-        """Return, per policy, a batch to learn from; no gradient is recorded."""
+        """Return, per policy, a batch to learn from; no gradient is recorded.
 
-    @abstractmethod
+        Turns are taken from the last to the first, so that what an agent's successor is worth may
+        stand for what it will earn.
+        """
+        batches: dict[str, TrainBatch] = {}
+        for seat in reversed(range(len(rollout.turns))):
+            turn = rollout.turns[seat]
+            ref_hidden = response_hidden(self.backbone, None, turn.tokens)
+            rewards = self._scaled_rewards(
+                turn, turn.rewards_now + self._later(rollout, seat, batches)
+            )
+            batches[turn.policy] = self._prepare_turn(rollout, seat, ref_hidden, rewards)
+        return self._whitened(batches)
+
+    def after_update(self, policy: str, batches: dict[str, TrainBatch]) -> None:  # noqa: B027
+        """Take note that a policy has learnt its batch; `batches` of later turns may be changed."""
+
     def loss(self, policy: str, batch: TrainBatch) -> LossOutput:
         """Return the loss of one policy (and its critic) on some episodes of its batch."""
+        config, mask = self.config, batch.response_mask
+        scores = self.policies[policy].score(batch, batch.ref_hidden)
+        log_ratio = (scores.log_probs - batch.old_log_probs) * mask
+        if config.ratio == "sequence":
+            log_ratio = sequence_log_ratio(log_ratio, mask)
+        ratio = log_ratio.exp()
+        surrogate = self.surrogate(ratio, batch.advantages)
+        penalty = self.controllers[policy].coef * self._loss_penalty(scores)
+        bonus = config.entropy_coef * scores.entropies
+        per_token = -surrogate + (penalty - bonus) / batch.advantage_scale[:, None]
+        loss = self._aggregate(per_token * batch.weights, mask)
+        with torch.no_grad():
+            outside = (ratio > 1 + self._clip_high) | (ratio < 1 - config.clip)
+            metrics = {
+                "clip_fraction": masked_mean(outside.float(), mask),
+                # k3 of the step: an estimate of KL(old ‖ new) that is never negative.
+                "approx_kl": masked_mean(ratio - 1 - log_ratio, mask),
+                "explained_variance": explained_variance(batch.baselines, batch.returns, mask),
+            }
+        return LossOutput(loss, metrics)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next batch depends on, as JSON takes it."""
+        return {name: asdict(moments) for name, moments in self._moments().items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state."""
+        for name, moments in self._moments().items():
+            for key, value in state[name].items():
+                setattr(moments, key, value)
+
+    def _moments(self) -> dict[str, Moments]:
+        return {f"reward/{name}": moments for name, moments in self.reward_moments.items()}
+
+    def surrogate(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """Return (B, T) what is to be maximised: PPO's clipped objective unless overridden."""
+        return clipped_surrogate(ratio, advantages, self.config.clip, self._clip_high)
+
+    @property
+    def _clip_high(self) -> float:
+        return self.config.clip_high or self.config.clip
+
+    def _aggregate(self, per_token: Tensor, mask: Tensor) -> Tensor:
+        return aggregate(per_token, mask, self.config.normalization, self.max_new_tokens)
+
+    def _later(self, rollout: Rollout, seat: int, batches: Mapping[str, TrainBatch]) -> Tensor:
+        """Return (B,) what stands for the rewards that later turns decide."""
+        if self.config.handover == "value" and seat + 1 < len(rollout.turns):
+            return self.config.gamma * batches[rollout.turns[seat + 1].policy].baselines[:, 0]
+        return rollout.turns[seat].rewards_later
+
+    def _scaled_rewards(self, turn: Turn, rewards: Tensor) -> Tensor:
+        """Scale by the moments of what the policy was paid so far, if configured."""
+        if self.config.reward_scaling == "none":
+            return rewards
+        moments = self.reward_moments[turn.policy]
+        moments.update(rewards)
+        shift = moments.mean if self.config.reward_scaling == "normalize" else 0.0
+        return (rewards - shift) / moments.std
+
+    def _prepare_turn(
+        self, rollout: Rollout, seat: int, ref_hidden: Tensor, rewards: Tensor
+    ) -> TrainBatch:
+        turn = rollout.turns[seat]
+        mask = turn.tokens.response_mask
+        scores = self.policies[turn.policy].score(turn.tokens, ref_hidden)
+        penalties = self.controllers[turn.policy].coef * self._reward_penalty(scores, mask)
+        features, values = self._values(rollout, seat, ref_hidden)
+        advantages, returns, baselines = self.advantages(
+            token_rewards(rewards, penalties, mask), mask, values
+        )
+        cap = self.config.importance_cap
+        weights = importance_weights(scores.log_probs, turn.tokens.sampled_log_probs, mask, cap)
+        return TrainBatch(
+            prompt_ids=turn.tokens.prompt_ids,
+            prompt_mask=turn.tokens.prompt_mask,
+            response_ids=turn.tokens.response_ids,
+            response_mask=mask,
+            # Scored anew: in bfloat16 the cached forward of the sampler rounds differently from the
+            # batched one of the update, and the ratio of the first epoch must be 1.
+            old_log_probs=scores.log_probs,
+            ref_hidden=ref_hidden,
+            advantages=advantages,
+            advantage_scale=torch.ones(len(mask), device=mask.device),
+            weights=weights,
+            features=features,
+            baselines=baselines,
+            returns=returns,
+            seats=torch.full((len(mask),), seat, device=mask.device),
+            kls=scores.kls,
+            entropies=scores.entropies,
+        )
+
+    def _values(
+        self, rollout: Rollout, seat: int, ref_hidden: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what the critic reads of a turn, (B, T, D), and its values, (B, T)."""
+        return None, None
+
+    def _reward_penalty(self, scores: Scores, mask: Tensor) -> Tensor:
+        """Return (B, T) what each action pays for, in nats."""
+        match self.config.kl:
+            case "exact":
+                return self.config.gamma * next_step(scores.kls, mask)
+            case "k1":
+                return scores.log_probs - scores.ref_log_probs
+            case "detached":
+                return scores.kls
+            case _:
+                return torch.zeros_like(scores.kls)
+
+    def _loss_penalty(self, scores: Scores) -> Tensor:
+        """Return (B, T) what is differentiated, in nats."""
+        match self.config.kl:
+            case "exact":
+                return scores.kls
+            case "k2":
+                return k2(scores.log_probs, scores.ref_log_probs)
+            case "k3":
+                return k3(scores.log_probs, scores.ref_log_probs)
+            case _:
+                return torch.zeros_like(scores.kls)
+
+    def _whitened(self, batches: dict[str, TrainBatch]) -> dict[str, TrainBatch]:
+        """Whiten each batch by itself, or all by the moments of their union."""
+        match self.config.whitening:
+            case "none":
+                return batches
+            case "role":
+                groups = [[name] for name in batches]
+            case _:
+                groups = [list(batches)]
+        whitened = dict(batches)
+        for names in groups:
+            sizes = [batches[name].advantages.numel() for name in names]
+            values, std = whiten(
+                torch.cat([batches[name].advantages.flatten() for name in names]),
+                torch.cat([batches[name].response_mask.flatten() for name in names]),
+            )
+            for name, part in zip(names, values.split(sizes), strict=True):
+                batch = batches[name]
+                whitened[name] = replace(
+                    batch,
+                    advantages=part.view_as(batch.advantages),
+                    advantage_scale=batch.advantage_scale * std,
+                )
+        return whitened

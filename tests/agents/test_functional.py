@@ -127,6 +127,66 @@ def test_the_surrogate_is_clipped_on_the_side_that_would_gain(ratio, advantage, 
     close(F.clipped_surrogate(torch.tensor(ratio), torch.tensor(advantage), 0.2), expected)
 
 
+@pytest.mark.parametrize(("ratio", "advantage", "expected"), [(1.5, 1.0, 1.4), (1.5, -1.0, -1.5)])
+def test_the_upper_bound_may_be_higher(ratio, advantage, expected):
+    found = F.clipped_surrogate(torch.tensor(ratio), torch.tensor(advantage), 0.2, 0.4)
+    close(found, expected)
+
+
+def test_a_sequence_has_one_ratio_the_geometric_mean_of_its_tokens():
+    log_ratio = torch.tensor([[0.3, 0.0, -0.6], [0.2, 0.4, 0.0]])
+    close(F.sequence_log_ratio(log_ratio, MASK), [[-0.1, -0.1, -0.1], [0.3, 0.3, 0.0]])
+
+
+def test_importance_weights_are_capped_and_one_without_a_cap():
+    log_probs, sampled = torch.zeros(2, 3), torch.tensor([[0.0, -1, 1], [0, 0, -9]])
+    close(F.importance_weights(log_probs, sampled, MASK, 2.0), [[1, 2, 0.3678794], [1, 1, 1]])
+    close(F.importance_weights(log_probs, sampled, MASK, 0.0), [[1.0, 1, 1], [1, 1, 1]])
+
+
+def test_k2_and_k3_by_hand():
+    p, q = torch.tensor([0.25, 0.75]).log(), torch.tensor([0.5, 0.5]).log()
+    close(F.k2(p, q), [0.2402265, 0.0822008])  # half of (ln 2)^2 and of (ln 1.5)^2
+    close(F.k3(p, q), [0.3068528, 0.0721318])  # 2 - 1 - ln 2 and 2/3 - 1 + ln 1.5
+    assert float((F.k3(p, q) * p.exp()).sum()) == pytest.approx(float(F.exact_kl(p, q)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"), [("constant", 15 / 8), ("token", 3.0), ("sequence", 3.25)]
+)
+def test_what_sums_over_tokens_are_divided_by(normalization, expected):
+    values = torch.tensor([[1.0, 2, 3], [4, 5, 999]])
+    close(F.aggregate(values, MASK, normalization, 4), expected)
+
+
+def test_groups_by_hand():
+    values = torch.tensor([1.0, 3, 8, 2, 2, 2])
+    close(F.group_mean(values, 3), [4.0, 4, 4, 2, 2, 2])
+    close(F.group_std(values, 3), [3.6055513] * 3 + [0.0] * 3)
+    close(F.leave_one_out_mean(values, 3), [5.5, 4.5, 2.0, 2, 2, 2])
+    close(F.group_std(values, 1), [0.0] * 6)
+    close(F.leave_one_out_mean(values, 1), [0.0] * 6)
+
+
+def test_the_mean_of_the_others_is_that_of_a_loop():
+    values = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    for size in (2, 3, 4, 6):
+        found = F.leave_one_out_mean(values, size)
+        for i in range(12):
+            start = i - i % size
+            others = [float(values[j]) for j in range(start, start + size) if j != i]
+            assert float(found[i]) == pytest.approx(sum(others) / len(others), abs=1e-6)
+
+
+def test_learning_rates_rise_and_fall():
+    factor = F.schedule_factor
+    assert [factor("constant", i, 4, 0) for i in range(4)] == [1, 1, 1, 1]
+    assert [factor("linear", i, 4, 0) for i in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert [factor("linear", i, 6, 2) for i in range(3)] == [1 / 3, 2 / 3, 1]
+    assert factor("cosine", 2, 4, 0) == pytest.approx(0.5)
+    assert factor("cosine", 1, 4, 0) == pytest.approx(0.8535534)
+
+
 def test_value_loss_by_hand():
     values, old, returns = (
         torch.tensor([2.0, 0.1]),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.algorithms import ALGORITHMS
+from agents.algorithms import ALGORITHMS, Algorithm
 from agents.config import TrainConfig
 from agents.critic import Critic
 from agents.kl import KLController
@@ -38,16 +38,23 @@ class Enumeration:
     """All outcomes of the game, with the exact objective of each policy as a function of the
     weights."""
 
-    def __init__(self, agents: int, sharing: str | float = "collective", temperature: float = 1.0):
+    def __init__(
+        self,
+        agents: int,
+        sharing: str | float = "collective",
+        temperature: float = 1.0,
+        length: int = LENGTH,
+    ):
+        self.length = length
         names = tuple(f"llm_{i}" for i in range(agents))
         self.backbone = tiny_backbone(names=names, moved=0.15)
-        self.task, self.sharing, self.agents = ToyTask(length=LENGTH, symbols=2), sharing, agents
+        self.task, self.sharing, self.agents = ToyTask(length=length, symbols=2), sharing, agents
         self.policies = {
             name: LLMPolicy(name=name, backbone=self.backbone, temperature=temperature)
             for name in names
         }
         eos = int(self.backbone.tokenizer.eos_token_id)
-        single = every_response(self.task.tokenizer.vocab_size, eos, LENGTH)
+        single = every_response(self.task.tokenizer.vocab_size, eos, length)
         texts = self.backbone.tokenizer.batch_decode(single, skip_special_tokens=True)
         if agents == 1:
             outcomes = [(i,) for i in range(len(single))]
@@ -103,49 +110,49 @@ class Enumeration:
             )
         return Rollout(turns=tuple(turns), queries=["ab"] * len(self.task_rewards))
 
-    def expected_gradient(self, algorithm: str, seat: int, **options) -> torch.Tensor:
-        """Return the gradient of the expected objective that one update of the algorithm
-        follows."""
+    def learner(self, algorithm: str, **options) -> Algorithm:
+        """Return an algorithm that leaves advantages as they are."""
         config = TrainConfig(
-            algorithm=algorithm, observers=self.agents - 1, kl_coef=ETA, whiten_advantages=False,
-            gae_lambda=1.0, **options
-        )  # fmt: skip
+            algorithm=algorithm,
+            observers=self.agents - 1,
+            kl_coef=ETA,
+            gae_lambda=1.0,
+            **{"whitening": "none", "normalization": "constant", "group_size": 1, **options},
+        )
         # Arbitrary values: with λ = 1 they are a baseline, and no baseline may change the
         # expectation.
-        critics = {name: Critic(64, self.agents, LENGTH, seed=3) for name in self.policies}
+        kind = ALGORITHMS[algorithm]
+        critics = {}
+        if kind.critic is not None:
+            critics = {name: Critic(64, self.agents, self.length, seed=3) for name in self.policies}
         for critic in critics.values():
             torch.nn.init.normal_(critic.out.weight, generator=torch.Generator().manual_seed(4))
         controllers = {name: KLController(coef=ETA) for name in self.policies}
-        learner = ALGORITHMS[algorithm](
-            config, self.backbone, self.policies, critics, controllers, LENGTH
-        )
+        return kind(config, self.backbone, self.policies, critics, controllers, self.length)
+
+    def expected_gradient(self, algorithm: str, seat: int, **options) -> torch.Tensor:
+        """Return the gradient of the expected objective that one update of the algorithm
+        follows."""
+        learner = self.learner(algorithm, **options)
         name = list(self.policies)[seat]
-        batch = learner.prepare(self.rollout(config.credit == "causal"))[name]
-        weighted = weigh(batch, self.probabilities().detach())
+        batch = learner.prepare(self.rollout(learner.config.credit == "causal"))[name]
+        return self.gradient(learner, name, batch, self.probabilities().detach())
+
+    def gradient(
+        self, learner: Algorithm, name: str, batch: TrainBatch, probabilities: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the ascent direction of a batch whose episodes are drawn with probabilities."""
+        weights = batch.weights * (probabilities * len(probabilities))[:, None]
         parameters = list(self.backbone.parameters(name).values())
-        loss = learner.loss(name, weighted).loss
+        loss = learner.loss(name, replace(batch, weights=weights)).loss
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return -LENGTH * flatten(grads, parameters)
+        return -self.length * flatten(grads, parameters)
 
     def exact_gradient(self, seat: int) -> torch.Tensor:
         parameters = list(self.backbone.parameters(list(self.policies)[seat]).values())
         return flatten(
             torch.autograd.grad(self.objective(seat), parameters, allow_unused=True), parameters
         )
-
-
-def weigh(batch: TrainBatch, probabilities: torch.Tensor) -> TrainBatch:
-    """Turn the mean over episodes into the expectation: weight each episode by its probability.
-
-    Both terms of the loss are linear in the episode, the surrogate in its advantage and the direct
-    term in 1 / scale.
-    """
-    weights = probabilities * len(probabilities)
-    return replace(
-        batch,
-        advantages=batch.advantages * weights[:, None],
-        advantage_scale=batch.advantage_scale / weights,
-    )
 
 
 def flatten(grads, parameters) -> torch.Tensor:
@@ -190,7 +197,7 @@ def test_autograd_of_the_enumerated_objective_agrees_with_finite_differences(sea
 @pytest.mark.parametrize("kl", ["exact", "k1"])
 @pytest.mark.parametrize("credit", ["causal", "shared"])
 @pytest.mark.parametrize("seat", [0, 1])
-@pytest.mark.parametrize("algorithm", ["mappo", "ippo"])
+@pytest.mark.parametrize("algorithm", ["mappo", "ippo", "reinforce++"])
 def test_expected_gradient_is_the_exact_gradient(algorithm, seat, credit, kl):
     game = Enumeration(2)
     found = game.expected_gradient(algorithm, seat, credit=credit, kl=kl)
@@ -217,7 +224,86 @@ def test_expected_gradient_is_exact_at_another_temperature():
     assert relative_error(found, game.exact_gradient(0)) < 1e-3
 
 
-def test_the_detached_penalty_of_the_paper_does_not_follow_the_objective():
+@pytest.mark.parametrize("algorithm", ["happo", "rloo"])
+@pytest.mark.parametrize("seat", [0, 1])
+def test_the_gradient_is_exact_before_anybody_has_moved_and_without_a_group(algorithm, seat):
+    game = Enumeration(2)
+    found = game.expected_gradient(algorithm, seat)
+    assert relative_error(found, game.exact_gradient(seat)) < 1e-3
+
+
+def pairs_of_one_agent(game: Enumeration, algorithm: str, **options) -> torch.Tensor:
+    """Return the expected gradient over all groups of two independent episodes."""
+    learner = game.learner(algorithm, group_size=2, **options)
+    single = game.rollout(causal=True)
+    (turn,) = single.turns
+    count = len(turn.responses)
+    rows = [row for i in range(count) for j in range(count) for row in (i, j)]
+    index = torch.tensor(rows)
+    pairs = replace(
+        turn,
+        prompts=[turn.prompts[i] for i in rows],
+        responses=[turn.responses[i] for i in rows],
+        tokens=turn.tokens.take(index),
+        **{f: getattr(turn, f)[index] for f in ("task_rewards", "rewards_now", "rewards_later")},
+    )
+    batch = learner.prepare(replace(single, turns=(pairs,)))["llm_0"]
+    chances = game.probabilities().detach()
+    of_pair = (chances[:, None] * chances[None, :]).flatten().repeat_interleave(2) / 2
+    return game.gradient(learner, "llm_0", batch, of_pair)
+
+
+@pytest.mark.parametrize("kl", ["exact", "k1"])
+def test_leaving_one_out_keeps_the_gradient_exact(kl):
     game = Enumeration(1)
-    error = relative_error(game.expected_gradient("ppo", 0, kl="detached"), game.exact_gradient(0))
-    assert error > 0.1, "the direct term is missing: this form exists to reproduce the paper"
+    found = pairs_of_one_agent(game, "rloo", kl=kl)
+    assert relative_error(found, game.exact_gradient(0)) < 1e-3
+
+
+def test_a_mean_over_the_whole_group_shrinks_the_policy_gradient_by_its_own_share():
+    game = Enumeration(1)
+    both = pairs_of_one_agent(game, "dr_grpo", kl="k1")
+    assert relative_error(2 * both, game.exact_gradient(0)) < 1e-3
+
+
+def test_dividing_by_the_deviation_of_the_group_turns_the_gradient():
+    game = Enumeration(1)
+    exact, found = game.exact_gradient(0), pairs_of_one_agent(game, "grpo", kl="k1")
+    cosine = float(torch.nn.functional.cosine_similarity(exact, found, dim=0))
+    assert 0.5 < cosine < 0.999
+
+
+def test_happo_gives_the_observer_the_gradient_against_the_pioneer_that_has_learnt():
+    errors = {}
+    for algorithm in ("happo", "mappo"):
+        game = Enumeration(2)
+        learner, before = game.learner(algorithm), game.probabilities().detach()
+        batches = learner.prepare(game.rollout(causal=True))
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in game.backbone.parameters("llm_0").values():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        learner.after_update("llm_0", batches)
+        found = game.gradient(learner, "llm_1", batches["llm_1"], before)
+        errors[algorithm] = relative_error(found, game.exact_gradient(1))
+    assert errors["happo"] < 1e-3
+    assert errors["mappo"] > 0.02, "the pioneer has not moved far enough to tell"
+
+
+def test_of_the_penalties_in_the_loss_only_k2_has_the_gradient_of_the_kl_of_its_state():
+    """With one token a response there are no later states, so k2 misses nothing."""
+    game = Enumeration(1, length=1)
+    exact = game.exact_gradient(0)
+    errors = {
+        kl: relative_error(game.expected_gradient("ppo", 0, kl=kl), exact)
+        for kl in ("exact", "k1", "k2", "k3", "detached")
+    }
+    assert max(errors[kl] for kl in ("exact", "k1", "k2")) < 1e-3
+    assert min(errors[kl] for kl in ("k3", "detached")) > 0.02
+
+
+@pytest.mark.parametrize("kl", ["k2", "k3", "detached"])
+def test_penalties_that_do_not_reach_later_states_or_their_own_are_biased(kl):
+    game = Enumeration(1)
+    error = relative_error(game.expected_gradient("ppo", 0, kl=kl), game.exact_gradient(0))
+    assert error > 0.02

@@ -41,9 +41,9 @@ def test_the_sampled_handover_pays_the_partners_reward(toy_config):
 def test_the_value_handover_bootstraps_from_the_observers_first_state(toy_config):
     config = toy_config(handover="value", kl_coef=0.0, gae_lambda=1.0, swap_every=0)
     _, rollout, batches = prepared(config)
-    expected = rollout.turns[0].task_rewards + batches["llm_1"].old_values[:, 0]
+    expected = rollout.turns[0].task_rewards + batches["llm_1"].baselines[:, 0]
     torch.testing.assert_close(batches["llm_0"].returns[:, 0], expected)
-    assert float(batches["llm_1"].old_values.abs().max()) > 0.01
+    assert float(batches["llm_1"].baselines.abs().max()) > 0.01
 
 
 @pytest.mark.parametrize(("algorithm", "sees"), [("mappo", True), ("ippo", False)])
@@ -70,7 +70,7 @@ def test_advantages_are_whitened_per_role_and_the_kl_term_is_scaled_alike(toy_co
             batch,
             advantages=torch.zeros_like(batch.advantages),
             advantage_scale=batch.advantage_scale * scale,
-            returns=batch.old_values,
+            returns=batch.baselines,
         )
         return float(trainer.algorithm.loss("llm_0", scaled).loss.detach())
 

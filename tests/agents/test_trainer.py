@@ -14,8 +14,10 @@ from rich.console import Console
 from agents import load_policy
 from agents.algorithms import ALGORITHMS
 from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.errors import DivergenceError
 from agents.records import read_metrics
 from agents.run import evaluate
+from agents.setup import build_reward
 from agents.trainer import Trainer, train
 from cory_env import RewardError
 
@@ -168,6 +170,71 @@ def test_a_failing_reward_stops_the_run_and_names_the_example(toy_config, monkey
     with pytest.raises(RewardError, match=r"ZeroDivisionError.*Example\(query="):
         train(config, console=QUIET)
     assert [p.name for p in list_checkpoints(config.run_folder / "checkpoints")] == ["step_1"]
+
+
+def poisoned(trainer, policy="llm_0"):
+    """Let a policy's loss be no number from now on."""
+    loss = trainer.algorithm.loss
+
+    def poison(name, batch):
+        output = loss(name, batch)
+        factor = float("nan") if name == policy else 1.0
+        return replace(output, loss=output.loss * factor)
+
+    trainer.algorithm.loss = poison
+
+
+def test_an_update_without_a_finite_loss_is_skipped_and_counted(toy_config):
+    trainer = Trainer(toy_config())
+    trainer.iterate(0)
+    poisoned(trainer)
+    before = {key: t.clone() for key, t in trainer.backbone.parameters("llm_0").items()}
+    row = trainer.iterate(1)
+    assert (row["llm_0/skipped"], row["llm_1/skipped"]) == (1.0, 0.0)
+    after = trainer.backbone.parameters("llm_0")
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert trainer.skipped_in_a_row == {"llm_0": 2, "llm_1": 0}
+
+
+def test_ten_updates_in_a_row_without_one_stop_the_run_with_a_checkpoint(toy_config, monkeypatch):
+    config = toy_config(iterations=50, save_every=100)
+    build = Trainer.__init__
+
+    def build_poisoned(self, config):
+        build(self, config)
+        poisoned(self)
+
+    monkeypatch.setattr(Trainer, "__init__", build_poisoned)
+    with pytest.raises(DivergenceError, match="10 updates in a row"):
+        train(config, console=QUIET)
+    # two updates an iteration
+    assert [p.name for p in list_checkpoints(config.run_folder / "checkpoints")] == ["step_5"]
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "grpo"])
+def test_a_run_stopped_by_its_reward_goes_on_where_it_was(tmp_path, toy_config, algorithm):
+    whole = toy_config(out=str(tmp_path / "whole"), algorithm=algorithm)
+    parts = toy_config(out=str(tmp_path / "parts"), algorithm=algorithm, save_every=100)
+    train(whole, console=QUIET)
+    calls = []
+
+    def breaks(config, task):
+        reward = build_reward(config, task)
+
+        def score(examples, responses):
+            calls.append(len(responses))
+            if len(responses) == 2 * 8 and calls.count(16) == 3:
+                raise ZeroDivisionError
+            return reward(examples, responses)
+
+        return score
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.trainer.build_reward", breaks)
+        with pytest.raises(RewardError, match="ZeroDivisionError"):
+            train(parts, console=QUIET)
+    train(parts, resume=True, console=QUIET)
+    assert_same_state(final_state(parts), final_state(whole))
 
 
 def test_a_checkpoint_of_another_model_is_refused(toy_config):

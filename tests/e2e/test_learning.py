@@ -14,6 +14,7 @@ from cory_env.registry import TASKS
 from cory_env.tasks.toy import ToyTask
 
 LENGTH, SYMBOLS = 2, 3
+ITERATIONS = 48
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_both_policies_learn_and_the_observer_reads_its_partner(small_toy, algor
     }
     # Fixed roles: after a swap a policy shows a role that it is still learning.
     trainer = Trainer(TrainConfig(**values, swap_every=0, seed=0))
-    rows = [trainer.iterate(iteration) for iteration in range(32)]
+    rows = [trainer.iterate(iteration) for iteration in range(ITERATIONS)]
     task = ToyTask(length=LENGTH, symbols=SYMBOLS)
     blind = task.optimum(observers=1, knowledge_transfer=False)[1]
     for i in range(observers + 1):

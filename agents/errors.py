@@ -1,0 +1,5 @@
+"""What may go wrong in a run without anybody's input being wrong."""
+
+
+class DivergenceError(RuntimeError):
+    """Losses or gradients are no longer finite."""

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Normalization = Literal["constant", "token", "sequence"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -230,9 +229,7 @@ def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
-def aggregate(
-    values: Tensor, mask: Tensor, normalization: Normalization, max_new_tokens: int
-) -> Tensor:
+def aggregate(values: Tensor, mask: Tensor, normalization: str, max_new_tokens: int) -> Tensor:
     """Average losses of tokens over a batch.
 
     Args:
@@ -254,6 +251,10 @@ def aggregate(
             return masked_mean(values, mask)
         case "sequence":
             return ((values * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+        case _:
+            raise ValueError(
+                f"Expected constant, token or sequence normalization, got {normalization!r}."
+            )
 
 
 def group_mean(values: Tensor, group_size: int) -> Tensor:

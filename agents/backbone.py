@@ -55,6 +55,10 @@ class Backbone(ABC):
     def config(self) -> Any:
         """Return the transformers configuration of the base model."""
 
+    def anybody(self, alive: Tensor) -> bool:
+        """Return whether a response (B,) bool goes on, so that one more token is needed."""
+        return bool(alive.any())
+
     @property
     def context(self) -> int:
         """Longest sequence the model was trained on, in tokens."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from agents.config import TrainConfig
-from agents.errors import DivergenceError
+from agents.errors import DivergenceError, ProcessError
 from agents.presets import PRESETS, preset_values
 from cory_env import RewardError
 
@@ -116,8 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[0] not in commands:
             raise ValueError(f"Expected a command ({', '.join(commands)}), got {argv[0]!r}.")
         return commands[argv[0]](argv[1:])
+    except ProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (ValueError, RewardError, DivergenceError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        # Of several processes, all have met the same error.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)

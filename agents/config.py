@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 _AT_LEAST_0 = (
     *("seed", "observers", "swap_every", "kl_coef", "kl_target", "value_clip", "value_coef"),
     *("max_new_tokens", "evaluation_queries", "group_size", "clip", "clip_high", "entropy_coef"),
-    *("importance_cap", "max_step_kl", "warmup"),
+    *("importance_cap", "max_step_kl", "warmup", "microbatch_size"),
 )
 _AT_LEAST_1 = (
     *("iterations", "lora_rank", "batch_size", "minibatch_size", "epochs"),
@@ -48,7 +48,8 @@ class TrainConfig:
 
     model: str = "embedded"
     """`embedded`, `tiny` (untrained, for the task's own vocabulary), a folder, or a name on the
-    hub."""
+    hub; or one for each policy, separated by commas: what they write to each other crosses as text.
+    """
     adapter: Literal["lora", "full"] = "lora"
     """Train LoRA adapters on one shared base, or one full copy of the model per policy."""
     lora_rank: int = 16
@@ -79,9 +80,12 @@ class TrainConfig:
     critic's value of the next agent's first state."""
 
     batch_size: int = 128
-    """Episodes per iteration."""
+    """Episodes per iteration, of all processes together."""
     minibatch_size: int = 32
-    """Episodes per optimiser step; divides batch_size."""
+    """Episodes per optimiser step, of all processes together; divides batch_size."""
+    microbatch_size: int = 0
+    """Episodes that a process takes through the network at a time: less needs less memory and
+    changes nothing else; 0 for all of its minibatch."""
     epochs: int = 1
     """Passes over each batch; >= 1."""
     learning_rate: float = 2e-3
@@ -129,11 +133,14 @@ class TrainConfig:
     """Clip range of values; 0 for none (it depends on the scale of the reward; the paper has
     0.2)."""
     value_coef: float = 1.0
-    """Weight of the value loss; the critic shares no weights with the policies."""
+    """Weight of the value loss; it matters where the critic shares the policy's body."""
     gamma: float = 1.0
     """Discount in [0, 1]."""
     gae_lambda: float = 0.95
     """λ of GAE in [0, 1]."""
+    critic_body: Literal["reference", "policy", "own"] = "reference"
+    """Whose hidden states the critic reads: the frozen reference model's, the policy's own (one
+    trunk with a value head), or those of an adapter (with `full`: a model) of its own."""
     value_normalization: bool = False
     """Let critics predict returns divided by their running deviation: for rewards of any scale."""
     reward_scaling: Literal["none", "std", "normalize"] = "none"
@@ -185,6 +192,11 @@ class TrainConfig:
                 f"{self.batch_size}: try --group-size "
                 f"{_divisor(self.batch_size, self.group_size)}."
             )
+        if len(self.model.split(",")) not in (1, self.observers + 1):
+            raise ValueError(
+                f"Expected one model, or one for each of {self.observers + 1} policies, separated "
+                f"by commas, got {self.model!r}."
+            )
         if self.algorithm == "ppo" and self.observers:
             raise ValueError(
                 f"Expected no observers with algorithm ppo, the single-agent baseline, got "
@@ -212,6 +224,12 @@ class TrainConfig:
     def policy_names(self) -> list[str]:
         """`llm_0`, `llm_1`, …: one policy per agent."""
         return [f"llm_{i}" for i in range(self.observers + 1)]
+
+    @property
+    def models(self) -> list[str]:
+        """The base model of each policy."""
+        models = self.model.split(",")
+        return models if len(models) > 1 else models * (self.observers + 1)
 
     @property
     def run_folder(self) -> Path:

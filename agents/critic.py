@@ -1,22 +1,41 @@
 """Critics: value functions of what an agent, or the whole team, has read and written so far.
 
-A critic is a small network on the frozen reference model's hidden states, told the seat. It costs
-no backward pass through the language model, and what it sees does not move while the policies
-learn. A *local* critic reads an agent's own prompt and response; a *central* one (MAPPO, Yu et al.
-2022, arXiv 2103.01955) reads the joint
-history: all earlier prompts and responses before them.
+A critic is a small network on a language model's hidden states, told the seat. A *local* critic
+reads an agent's own prompt and response; a *central* one (MAPPO, Yu et al. 2022, arXiv 2103.01955)
+reads the joint history: all earlier prompts and responses before them.
+
+The hidden states come from one of three bodies. The `reference` model costs no backward pass, and
+what the critic sees does not move while the policies learn. The `policy` itself: one pass for both,
+whose gradient also shapes the policy. Or a body of its `own`: an adapter, or, with full
+fine-tuning, a model.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+from agents.backbone import Backbone
+from agents.types import Rollout, TokenBatch
+
+CriticBody = Literal["reference", "policy", "own"]
 
 
 class Critic(nn.Module):
     """V(features, seat, time)."""
 
-    def __init__(self, width: int, num_seats: int, max_new_tokens: int, seed: int):
+    def __init__(
+        self,
+        width: int,
+        num_seats: int,
+        max_new_tokens: int,
+        seed: int,
+        *,
+        body: CriticBody = "reference",
+        name: str = "critic",
+    ):
         """Build the network.
 
         Args:
@@ -24,8 +43,12 @@ class Critic(nn.Module):
             num_seats: A, roles in the game.
             max_new_tokens: T.
             seed: of the initial weights.
+            body: whose hidden states the features are.
+            name: of its own body in the backbone.
         """
         super().__init__()
+        self.body = body
+        self.name = name
         self.num_seats = num_seats
         self.max_new_tokens = max_new_tokens
         with torch.random.fork_rng(devices=[]):
@@ -47,3 +70,29 @@ class Critic(nn.Module):
         ]
         hidden = nn.functional.gelu(self.hidden(torch.cat(inputs, dim=-1)))
         return self.out(hidden)[..., 0]
+
+    def trunk_of(self, policy: str) -> str | None:
+        """Return the name, in the backbone, of the body that reads for this policy."""
+        return {"reference": None, "policy": policy, "own": self.name}[self.body]
+
+
+def critic_history(rollout: Rollout, seat: int, backbone: Backbone) -> TokenBatch:
+    """Return what a central critic reads of a turn: all that was written and read before, and it.
+
+    The text of the earlier turns crosses from their tokenizers to the backbone's.
+    """
+    turns, tokens = rollout.turns[:seat], rollout.turns[seat].tokens
+    texts = [
+        "\n".join([*(turn.prompts[b] + turn.responses[b] for turn in turns), prompt])
+        for b, prompt in enumerate(rollout.turns[seat].prompts)
+    ]
+    batch = backbone.tokenizer(texts, padding=True, return_tensors="pt", split_special_tokens=True)
+    # A long history loses its beginning, not its end: the model knows no later positions.
+    room = backbone.context - tokens.response_ids.shape[1]
+    device = tokens.response_ids.device
+    return TokenBatch(
+        prompt_ids=batch["input_ids"][:, -room:].to(device),  # type: ignore[index]
+        prompt_mask=batch["attention_mask"][:, -room:].bool().to(device),  # type: ignore[index]
+        response_ids=tokens.response_ids,
+        response_mask=tokens.response_mask,
+    )

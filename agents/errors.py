@@ -3,3 +3,7 @@
 
 class DivergenceError(RuntimeError):
     """Losses or gradients are no longer finite."""
+
+
+class ProcessError(RuntimeError):
+    """One of the processes of a run is gone."""

@@ -7,6 +7,7 @@ All KL is exact, summed over the response, against the policy's own prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
@@ -15,10 +16,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agents.backbone import Backbone
 from agents.config import TrainConfig
 from agents.metrics import bootstrap_interval, distinct_2
-from agents.policy import LLMPolicy, response_hidden
+from agents.policy import LLMPolicy, draw_uniforms, response_hidden
 from agents.records import REFERENCE, SampleRow
 from agents.rollout import collect
 from agents.setup import build_games
@@ -58,7 +58,6 @@ class Evaluation(TypedDict):
 @torch.no_grad()
 def evaluate_policies(
     config: TrainConfig,
-    backbone: Backbone,
     policies: Mapping[str, LLMPolicy],
     task: Task,
     reward: Reward,
@@ -72,7 +71,6 @@ def evaluate_policies(
 
     Args:
         config: of the run: game switches, η, temperature.
-        backbone: of the policies.
         policies: by name.
         task: of the split to score on.
         reward: to score with.
@@ -82,17 +80,14 @@ def evaluate_policies(
         seed: of the sampling; the same for every row.
     """
     examples = task.examples[:num_queries]
-    reference = LLMPolicy(
-        name=None, backbone=backbone, temperature=config.temperature, top_p=config.top_p
-    )
     rows: list[EvaluationRow] = []
-    for name, policy in {REFERENCE: reference, **policies}.items():
-        [turn] = _play(config, backbone, [policy], task, reward, examples, greedy, seed)
+    for name, policy in {**references(policies), **policies}.items():
+        [turn] = _play(config, [policy], task, reward, examples, greedy, seed)
         rows.append(_row(name, turn, policy, config.kl_coef))
     order = list(policies)
     for shift in range(len(order) if len(order) > 1 else 0):
         team = [policies[name] for name in order[shift:] + order[:shift]]
-        turns = _play(config, backbone, team, task, reward, examples, greedy, seed)
+        turns = _play(config, team, task, reward, examples, greedy, seed)
         for seat in range(1, len(turns)):
             before = ", ".join(str(policy.name) for policy in team[:seat])
             name = f"{team[seat].name} after {before}"
@@ -100,9 +95,16 @@ def evaluate_policies(
     return Evaluation(split=split, num_queries=len(examples), greedy=greedy, rows=rows)
 
 
+def references(policies: Mapping[str, LLMPolicy]) -> dict[str, LLMPolicy]:
+    """Return the reference model, or one for each base model, named after its first policy."""
+    first = {id(policy.backbone): name for name, policy in reversed(list(policies.items()))}
+    owners = sorted(first.values(), key=list(policies).index)
+    names = [REFERENCE] if len(owners) == 1 else [f"{REFERENCE} of {name}" for name in owners]
+    return {n: replace(policies[o], name=None) for n, o in zip(names, owners, strict=True)}
+
+
 def _play(
     config: TrainConfig,
-    backbone: Backbone,
     team: Sequence[LLMPolicy],
     task: Task,
     reward: Reward,
@@ -111,12 +113,15 @@ def _play(
     seed: int,
 ) -> tuple[Turn, ...]:
     games = build_games(
-        config, task, reward, backbone, num_envs=len(examples), observers=len(team) - 1
+        config, task, reward, team[0].backbone, num_envs=len(examples), observers=len(team) - 1
     )
     policies = dict(zip(games.agents, team, strict=True))
     generator = torch.Generator().manual_seed(seed)
-    generators = dict.fromkeys(games.agents, generator)
-    return collect(games, policies, generators, examples=examples, greedy=greedy).turns
+    uniforms = {
+        role: draw_uniforms(len(examples), games.rules.max_new_tokens, generator)
+        for role in games.agents
+    }
+    return collect(games, policies, uniforms, examples=examples, greedy=greedy).turns
 
 
 def _row(name: str, turn: Turn, policy: LLMPolicy, kl_coef: float) -> EvaluationRow:

@@ -7,7 +7,7 @@ entry through.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,18 +20,21 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def whiten(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift and scale the entries that count to mean 0 and variance 1.
+def whiten(values: Tensor, mask: Tensor, population: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Shift and scale by the moments of a population: to mean 0 and variance 1 over all of it.
 
     Args:
         values: (B, T).
         mask: (B, T) bool.
+        population: (N,) everything that is whitened together; None for the values that count.
 
     Returns:
         The whitened values, 0 where masked, and the scalar standard deviation they were divided by.
     """
-    mean = masked_mean(values, mask)
-    std = (masked_mean((values - mean) ** 2, mask) + 1e-8).sqrt()
+    if population is None:
+        population = values[mask]
+    mean = population.mean()
+    std = (population.var(unbiased=False) + 1e-8).sqrt()
     return (values - mean) / std * mask, std
 
 
@@ -229,8 +232,24 @@ def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
-def aggregate(values: Tensor, mask: Tensor, normalization: str, max_new_tokens: int) -> Tensor:
-    """Average losses of tokens over a batch.
+class Totals(NamedTuple):
+    """The size of all that one optimiser step averages over, of which a batch may be a part."""
+
+    episodes: int
+    tokens: int
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Totals:
+        """Return the totals of a mask (B, T)."""
+        return cls(len(mask), int(mask.sum()))
+
+
+def aggregate(
+    values: Tensor, mask: Tensor, normalization: str, max_new_tokens: int, totals: Totals
+) -> Tensor:
+    """Return a batch's share in the average of token losses over one optimiser step.
+
+    The shares of the parts of a step add up to the average over the whole.
 
     Args:
         values: (B, T).
@@ -240,17 +259,18 @@ def aggregate(values: Tensor, mask: Tensor, normalization: str, max_new_tokens: 
             `token` divides it by the number of tokens. `sequence` is the mean over responses of the
             mean over their tokens: tokens of short responses weigh more.
         max_new_tokens: of the game.
+        totals: of the step, for B and the number of tokens.
 
     Returns:
         A scalar.
     """
     match normalization:
         case "constant":
-            return (values * mask).sum() / (len(mask) * max_new_tokens)
+            return (values * mask).sum() / (totals.episodes * max_new_tokens)
         case "token":
-            return masked_mean(values, mask)
+            return (values * mask).sum() / totals.tokens
         case "sequence":
-            return ((values * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+            return ((values * mask).sum(1) / mask.sum(1).clamp(min=1)).sum() / totals.episodes
         case _:
             raise ValueError(
                 f"Expected constant, token or sequence normalization, got {normalization!r}."
@@ -301,13 +321,30 @@ def clipped_value_loss(
     return 0.5 * loss
 
 
-def explained_variance(predictions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """1 − Var(target − prediction) / Var(target) where it counts; 0 for a constant target."""
-    targets, residuals = targets[mask], (targets - predictions)[mask]
+def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
+    """1 − Var(target − prediction) / Var(target) of values (N,); 0 for a constant target."""
     variance = targets.var(unbiased=False)
-    return torch.where(
-        variance > 0, 1 - residuals.var(unbiased=False) / variance.clamp(min=1e-12), 0.0
-    )
+    residuals = (targets - predictions).var(unbiased=False)
+    return torch.where(variance > 0, 1 - residuals / variance.clamp(min=1e-12), 0.0)
+
+
+def stratified_order(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Shuffle rows into minibatches that each hold one row of every stratum of the batch.
+
+    Column s of the result is a random order of the rows [s · N, (s + 1) · N), so that any number of
+    processes that divides `size`, with consecutive rows each, has equal shares in every minibatch.
+
+    Args:
+        count: B, rows.
+        size: M, rows per minibatch; divides B into N = B / M minibatches.
+        generator: source of randomness.
+
+    Returns:
+        (N, M) row numbers; every row occurs once.
+    """
+    num_batches = count // size
+    order = torch.rand(size, num_batches, generator=generator).argsort(1)
+    return (order + torch.arange(size)[:, None] * num_batches).T
 
 
 def schedule_factor(schedule: Schedule, iteration: int, iterations: int, warmup: int) -> float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
@@ -36,6 +36,8 @@ class Scores(NamedTuple):
     """Exact KL to the reference at every visited state, with its gradient."""
     ref_log_probs: Tensor
     """Of the same tokens under the reference, without gradient."""
+    hidden: Tensor
+    """(B, T, D) the policy's own last hidden states, with their gradient; not masked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,11 @@ class LLMPolicy:
     """> 0."""
     top_p: float = 1.0
     """In (0, 1]."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return what the policy trains, by name."""
+        assert self.name is not None, "the reference does not learn"
+        return self.backbone.parameters(self.name)
 
     def encode(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
         """Tokenize prompts to ids and mask, both (B, L), padded on the left.
@@ -80,6 +87,7 @@ class LLMPolicy:
         *,
         max_new_tokens: int,
         generator: torch.Generator | None = None,
+        uniforms: Tensor | None = None,
         greedy: bool = False,
     ) -> Generated:
         """Sample one response to each prompt.
@@ -88,29 +96,30 @@ class LLMPolicy:
             prompts: B texts.
             max_new_tokens: T, the longest response, its end token included.
             generator: source of randomness, on the CPU; a freshly seeded one if None.
+            uniforms: (B, T) from `draw_uniforms` instead of a generator.
             greedy: take the most probable token instead of sampling.
 
         Returns:
             B texts without end tokens, and their tokens with the log-probs they were sampled with.
         """
-        if generator is None:
-            generator = torch.Generator()
-            generator.seed()
+        if uniforms is None:
+            uniforms = draw_uniforms(len(prompts), max_new_tokens, generator)
         backbone, tokenizer = self.backbone, self.backbone.tokenizer
+        uniforms = uniforms.to(backbone.device)
         prompt_ids, prompt_mask = self.encode(prompts, max_new_tokens)
         cache = DynamicCache()
         ids, mask = prompt_ids, prompt_mask
         positions = token_positions(mask)
         alive = torch.ones(len(ids), dtype=torch.bool, device=backbone.device)
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
-        for _ in range(max_new_tokens):
+        for t in range(max_new_tokens):
             hidden = backbone.hidden(self.name, ids, mask, positions, cache)[:, -1]
             log_probs = self._log_softmax(backbone.logits(self.name, hidden))
-            tokens = log_probs.argmax(-1) if greedy else draw(log_probs, generator)
+            tokens = log_probs.argmax(-1) if greedy else draw(log_probs, uniforms[:, t])
             chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
             columns.append((tokens, chosen, alive))
             alive = alive & (tokens != tokenizer.eos_token_id)
-            if not bool(alive.any()):
+            if not backbone.anybody(alive):
                 break
             ids = tokens[:, None]
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
@@ -145,7 +154,8 @@ class LLMPolicy:
             else:
                 chunks.append(self._score_chunk(*parts))
         shape, mask = tokens.response_ids.shape, tokens.response_mask
-        return Scores(*(torch.cat(c).view(shape) * mask for c in zip(*chunks, strict=True)))
+        parts = (torch.cat(c).view(shape) * mask for c in zip(*chunks, strict=True))
+        return Scores(*parts, hidden=hidden)
 
     def _score_chunk(
         self, hidden: Tensor, ref_hidden: Tensor, ids: Tensor
@@ -182,14 +192,32 @@ class LLMPolicy:
         mask = torch.ones_like(ids, dtype=torch.bool)
         hidden = self.backbone.hidden(self.name, ids, mask, token_positions(mask))[:, -1]
         log_probs = self._log_softmax(self.backbone.logits(self.name, hidden))
-        token = draw(log_probs, generator)[0]
+        token = draw(log_probs, draw_uniforms(1, 1, generator)[:, 0].to(log_probs.device))[0]
         return int(token), float(log_probs[0, token])
 
 
-def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one token from each of the distributions (B, V); the generator lives on the CPU."""
-    probs = log_probs.exp().cpu()
-    return torch.multinomial(probs, 1, generator=generator)[:, 0].to(log_probs.device)
+def draw_uniforms(count: int, length: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw the randomness (B, T) of B responses, on the CPU.
+
+    All of it is drawn before the first token, however soon the responses end: what a row becomes
+    depends on no other row, and on no process that plays it.
+    """
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    return torch.rand(count, length, dtype=torch.float64, generator=generator)
+
+
+def draw(log_probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one token from each of the distributions (B, V), by inversion of uniforms (B,).
+
+    Float64: in float32 the sum over a large vocabulary would cut its rarest tokens off.
+    """
+    sums = log_probs.double().exp().cumsum(-1)
+    totals = sums[:, -1:]
+    # Below the total even after rounding, or a token of probability 0 could come out at the end.
+    places = torch.minimum(uniforms[:, None] * totals, totals.nextafter(totals * 0))
+    return torch.searchsorted(sums, places, right=True)[:, 0]
 
 
 def token_positions(mask: Tensor) -> Tensor:

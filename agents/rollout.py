@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agents.policy import LLMPolicy
 from agents.types import Rollout, Turn
 from cory_env import Example
 from cory_env.game import RewardSharing, share
+from cory_env.task import Task
+from cory_env.tokenization import load_tokenizer
 from cory_env.types import Float64Array
 from cory_env.vector import VectorEnv
 
@@ -18,41 +22,38 @@ from cory_env.vector import VectorEnv
 def collect(
     games: VectorEnv,
     policies: Mapping[str, LLMPolicy],
-    generators: Mapping[str, torch.Generator],
+    uniforms: Mapping[str, Tensor],
     *,
     examples: Sequence[Example] | None = None,
-    group_size: int = 1,
     causal_credit: bool = True,
     greedy: bool = False,
 ) -> Rollout:
     """Play one batch of episodes.
 
     Args:
-        games: B episodes whose tokenizer is the policies'.
+        games: B episodes. Where a policy's tokenizer is not theirs, only its text crosses to the
+            others.
         policies: who plays each role.
-        generators: the source of randomness for each role.
+        uniforms: the randomness of each role's responses, (B, T) from `draw_uniforms`.
         examples: (B,) what to ask; None to draw from the task.
-        group_size: episodes of each example that is drawn, one after the other; divides B.
         causal_credit: leave out of an agent's reward what was decided before its turn.
         greedy: take the most probable tokens.
     """
-    if examples is None and group_size > 1:
-        drawn = [
-            games.rules.task.sample(games.np_random) for _ in range(games.num_envs // group_size)
-        ]
-        examples = [example for example in drawn for _ in range(group_size)]
     prompts = games.reset(examples=examples)
     played = []
     while (role := games.agent_selection) is not None:
-        _, tokens = policies[role].generate(
+        generated = policies[role].generate(
             prompts,
             max_new_tokens=games.rules.max_new_tokens,
-            generator=generators[role],
+            uniforms=uniforms[role],
             greedy=greedy,
         )
-        played.append((role, prompts, tokens))
+        played.append((role, prompts, generated.tokens))
+        # The game's own rules, read with the policy's tokenizer.
+        rules = replace(games.rules, tokenizer=load_tokenizer(policies[role].backbone.tokenizer))  # type: ignore[arg-type]
+        tokens = generated.tokens
         rows = zip(tokens.response_ids.tolist(), tokens.response_mask.sum(1).tolist(), strict=True)
-        prompts = games.step([ids[:length] for ids, length in rows])
+        prompts = games.step([rules.response(ids[:length], role) for ids, length in rows])
 
     device = played[0][2].response_ids.device
     rewards = np.stack([games.task_rewards[role] for role, _, _ in played], axis=1)
@@ -76,6 +77,14 @@ def collect(
             )
         )
     return Rollout(turns=tuple(turns), queries=[example.query for example in games.examples])
+
+
+def draw_examples(
+    task: Task, generator: np.random.Generator, count: int, group_size: int
+) -> list[Example]:
+    """Draw the examples of `count` episodes: groups of the same one, one after the other."""
+    drawn = [task.sample(generator) for _ in range(count // group_size)]
+    return [example for example in drawn for _ in range(group_size)]
 
 
 def split_credit(

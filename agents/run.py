@@ -55,7 +55,6 @@ def evaluate(
     trainer.load_state(*state)
     evaluation = evaluate_policies(
         config,
-        trainer.backbone,
         trainer.policies,
         task,
         trainer.reward,

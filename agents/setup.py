@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from agents.backbone import Backbone, load_base, make_backbone, pick_device, pick_dtype
 from agents.config import TrainConfig
+from agents.critic import Critic
 from agents.rewards import ClassifierReward
 from agents.tiny import tiny_model
 from cory_env import make_reward, make_task, vector_env
@@ -29,24 +31,75 @@ def build_reward(config: TrainConfig, task: Task) -> Reward:
         ) from error
 
 
-def build_backbone(config: TrainConfig, names: Sequence[str]) -> Backbone:
-    """Load the model and give every policy its trainable part."""
+def build_backbones(
+    config: TrainConfig, critic: Literal["local", "central"] | None
+) -> dict[str, Backbone]:
+    """Load the base models and give every policy, and every critic that has one, its own part.
+
+    Args:
+        config: of the run.
+        critic: what the algorithm has; with `critic_body="own"` it gets a body next to its
+            policies', named by `critic_name`.
+
+    Returns:
+        By policy, the same object for all that share a base model.
+    """
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    if config.model == "tiny":
-        base, tokenizer = tiny_model(make_task(config.task), config.seed)
-    else:
-        base, tokenizer = load_base(config.model, dtype)
-    return make_backbone(
-        base,
-        tokenizer,
-        names,
-        adapter=config.adapter,
-        rank=config.lora_rank,
-        dtype=dtype,
-        device=device,
-        seed=config.seed,
-    )
+    backbones: dict[str, Backbone] = {}
+    sources = dict(zip(config.policy_names, config.models, strict=True))
+    for model in dict.fromkeys(config.models):
+        if model == "tiny":
+            base, tokenizer = tiny_model(make_task(config.task), config.seed)
+        else:
+            base, tokenizer = load_base(model, dtype)
+        policies = [name for name, source in sources.items() if source == model]
+        critics = [critic_name(critic, name) for name in policies] if critic else []
+        backbone = make_backbone(
+            base,
+            tokenizer,
+            [*policies, *(dict.fromkeys(critics) if config.critic_body == "own" else ())],
+            adapter=config.adapter,
+            rank=config.lora_rank,
+            dtype=dtype,
+            device=device,
+            seed=config.seed,
+        )
+        backbones |= dict.fromkeys(policies, backbone)
+    return {name: backbones[name] for name in config.policy_names}
+
+
+def critic_name(critic: Literal["local", "central"], policy: str) -> str:
+    """Return the name of a critic's own body; a central one serves all policies of a base model."""
+    return "critic" if critic == "central" else f"critic_{policy}"
+
+
+def build_critics(
+    config: TrainConfig,
+    critic: Literal["local", "central"] | None,
+    backbones: Mapping[str, Backbone],
+    max_new_tokens: int,
+    seeds: Sequence[int],
+) -> dict[str, Critic]:
+    """Return the critics by policy: none, one each, or one for all policies of a base model."""
+    critics: dict[tuple[int, str], Critic] = {}
+    by_policy: dict[str, Critic] = {}
+    for (policy, backbone), seed in zip(backbones.items(), seeds, strict=True):
+        if critic is None:
+            break
+        name = critic_name(critic, policy)
+        by_policy[policy] = critics.setdefault(
+            (id(backbone), name),
+            Critic(
+                int(backbone.config.hidden_size),
+                len(backbones),
+                max_new_tokens,
+                seed,
+                body=config.critic_body,
+                name=name,
+            ).to(backbone.device),
+        )
+    return by_policy
 
 
 def build_games(

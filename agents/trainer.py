@@ -11,8 +11,10 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,22 +31,28 @@ from agents.checkpoint import (
     save_checkpoint,
 )
 from agents.config import TrainConfig
-from agents.critic import Critic
 from agents.errors import DivergenceError
-from agents.evaluation import Evaluation, evaluate_policies, print_evaluation, sample_texts
-from agents.functional import schedule_factor
+from agents.evaluation import (
+    Evaluation,
+    evaluate_policies,
+    print_evaluation,
+    references,
+    sample_texts,
+)
+from agents.functional import Totals, explained_variance, schedule_factor, stratified_order
 from agents.interrupts import deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
 from agents.metrics import distinct_2
-from agents.policy import LLMPolicy
-from agents.records import REFERENCE, MetricRow, write_atomically
+from agents.policy import LLMPolicy, draw_uniforms
+from agents.records import MetricRow, number, write_atomically
 from agents.report import write_report
 from agents.roles import RoleSchedule
-from agents.rollout import collect
+from agents.rollout import collect, draw_examples
 from agents.run_folder import check_run_folder
-from agents.setup import build_backbone, build_games, build_reward
+from agents.setup import build_backbones, build_critics, build_games, build_reward
 from agents.types import Rollout, TrainBatch, Turn
+from agents.world import World, join_world
 from cory_env import RewardError, make_task
 
 MAX_SKIPPED = 10
@@ -67,69 +75,90 @@ class Run:
 class Trainer:
     """The state of a run, and one iteration of it."""
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, config: TrainConfig, world: World | None = None):
         """Build everything that learns; the cheap checks come before the model is loaded."""
-        names = config.policy_names
+        self.world = world or World()
         algorithm = algorithm_class(config.algorithm)
         task = make_task(config.task, split="train")
         reward = build_reward(config, task)
         self.config = config = config.resolved(algorithm.defaults)
+        self._check_shares()
         self.test_task = make_task(config.task, split="test")
         self.reward = reward
-        self.backbone = build_backbone(config, names)
+        backbones = build_backbones(config, algorithm.critic)
+        names = list(backbones)
         self.games = build_games(
             config,
             task,
             reward,
-            self.backbone,
-            num_envs=config.batch_size,
+            backbones[names[0]],
+            num_envs=config.batch_size // self.world.size,
             observers=config.observers,
         )
         # Seeds of the parts must not coincide: children of one SeedSequence are independent.
         seeds = [
             int(s) for s in np.random.SeedSequence(config.seed).generate_state(3 * len(names) + 1)
         ]
-        self.games.reset(seed=seeds.pop())
+        self.queries = np.random.default_rng(seeds.pop())
+        # Queries that are too long should be found before anything is written.
+        self.games.reset(seed=config.seed)
         self.policies = {
             name: LLMPolicy(
                 name=name,
-                backbone=self.backbone,
+                backbone=backbone,
                 temperature=config.temperature,
                 top_p=config.top_p,
             )
-            for name in names
+            for name, backbone in backbones.items()
         }
         self.generators = {name: torch.Generator().manual_seed(seeds.pop()) for name in names}
         max_new_tokens = self.games.rules.max_new_tokens
-        width = int(self.backbone.config.hidden_size)
-        seeds_of_critics = [seeds.pop() for _ in names]
-        self.critics: dict[str, Critic] = {}
-        if algorithm.critic is not None:
-            critics = [
-                Critic(width, len(names), max_new_tokens, seed).to(self.backbone.device)
-                for seed in seeds_of_critics
-            ]
-            if algorithm.critic == "central":
-                critics = critics[:1] * len(names)
-            self.critics = dict(zip(names, critics, strict=True))
+        self.critics = build_critics(
+            config, algorithm.critic, backbones, max_new_tokens, [seeds.pop() for _ in names]
+        )
         self.controllers = {
             name: KLController(coef=config.kl_coef, target=config.kl_target or None)
             for name in names
         }
         self.algorithm = algorithm(
-            config, self.backbone, self.policies, self.critics, self.controllers, max_new_tokens
+            config, self.policies, self.critics, self.controllers, max_new_tokens, self.world
         )
         self.optimizers = {
-            name: torch.optim.Adam(self.backbone.parameters(name).values(), config.learning_rate)
-            for name in names
+            name: torch.optim.Adam(policy.parameters().values(), config.learning_rate)
+            for name, policy in self.policies.items()
         }
         shared = {
-            id(critic): torch.optim.Adam(critic.parameters(), config.critic_learning_rate)
-            for critic in self.critics.values()
+            id(critic): torch.optim.Adam(
+                self._critic_parameters(name).values(), config.critic_learning_rate
+            )
+            for name, critic in self.critics.items()
         }
         self.critic_optimizers = {name: shared[id(c)] for name, c in self.critics.items()}
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
         self.skipped_in_a_row = dict.fromkeys(names, 0)
+
+    def _check_shares(self) -> None:
+        """Check that every process gets as many rows of each batch, and whole groups.
+
+        Raises:
+            ValueError: if not.
+        """
+        config, size = self.config, self.world.size
+        if config.minibatch_size % size or (config.batch_size // size) % config.group_size:
+            raise ValueError(
+                f"Expected {size} processes to share minibatches of {config.minibatch_size} and "
+                f"batches of {config.batch_size} in groups of {config.group_size} equally: pass "
+                "sizes that their number divides."
+            )
+
+    def _critic_parameters(self, policy: str) -> dict[str, nn.Parameter]:
+        """Return what the critic of a policy trains, by name."""
+        critic = self.critics[policy]
+        parameters = dict(critic.named_parameters())
+        if critic.body == "own":
+            trunk = self.policies[policy].backbone.parameters(critic.name)
+            parameters |= {f"body/{key}": parameter for key, parameter in trunk.items()}
+        return parameters
 
     def iterate(self, iteration: int) -> MetricRow:
         """Play one batch of episodes, learn from it, and return the metrics."""
@@ -138,32 +167,51 @@ class Trainer:
         rollout = self._collect(iteration)
         batches = self.algorithm.prepare(rollout)
         row: MetricRow = {}
-        num_tokens = 0
         for turn in rollout.turns:
             batch = batches[turn.policy]
             learned = self._update(turn.policy, batch)
             self.algorithm.after_update(turn.policy, batches)
             row |= self._metrics(turn, batch, learned)
-            num_tokens += int(batch.response_mask.sum())
-        self.roles.observe(sum(float(turn.task_rewards.mean()) for turn in rollout.turns))
+        names = [turn.policy for turn in rollout.turns]
+        self.roles.observe(sum(number(row, f"{name}/task_reward") for name in names))
         seconds = time.perf_counter() - begun
+        lengths = sum(number(row, f"{name}/response_length") for name in names)
         return {
             "iteration": iteration,
             "seconds": seconds,
-            "tokens_per_second": num_tokens / seconds,
+            "tokens_per_second": lengths * self.config.batch_size / seconds,
             **row,
         }
 
     def _collect(self, iteration: int) -> Rollout:
-        config = self.config
-        seats = self.roles.assign(self.games.agents, config.policy_names, iteration)
-        return collect(
-            self.games,
-            {role: self.policies[name] for role, name in seats.items()},
-            {role: self.generators[name] for role, name in seats.items()},
-            group_size=config.group_size,
-            causal_credit=config.credit == "causal",
+        """Let the policies play this process's rows of the batch."""
+        config, games = self.config, self.games
+        rows = self.world.rows(config.batch_size)
+        seats = self.roles.assign(games.agents, config.policy_names, iteration)
+        examples = draw_examples(
+            games.rules.task, self.queries, config.batch_size, config.group_size
         )
+        length = games.rules.max_new_tokens
+        uniforms = {
+            role: draw_uniforms(config.batch_size, length, self.generators[name])[rows]
+            for role, name in seats.items()
+        }
+        failed, rollout = [], None
+        try:
+            rollout = collect(
+                games,
+                {role: self.policies[name] for role, name in seats.items()},
+                uniforms,
+                examples=examples[rows],
+                causal_credit=config.credit == "causal",
+            )
+        except RewardError as error:
+            failed.append(error)
+        # A reward that fails for one process must not leave the others waiting for it.
+        if failed := self.world.gather_list(failed):
+            raise failed[0]
+        assert rollout is not None
+        return rollout
 
     def _set_learning_rates(self, iteration: int) -> None:
         config = self.config
@@ -179,12 +227,13 @@ class Trainer:
     def _update(self, policy: str, batch: TrainBatch) -> dict[str, float]:
         """Take all optimiser steps on one batch and return the mean metrics of the losses."""
         config = self.config
+        lengths = self.world.gather(batch.response_mask.sum(1).cpu())
         history: list[dict[str, Tensor]] = []
         for _ in range(config.epochs):
-            order = torch.randperm(len(batch), generator=self.generators[policy])
+            order = stratified_order(len(lengths), config.minibatch_size, self.generators[policy])
             steps = [
-                self._step(policy, batch.take(rows))
-                for rows in order.to(self.backbone.device).split(config.minibatch_size)
+                self._step(policy, batch, rows, Totals(len(rows), int(lengths[rows].sum())))
+                for rows in order
             ]
             history += steps
             step_kl = float(torch.stack([step["approx_kl"] for step in steps]).mean())
@@ -192,66 +241,88 @@ class Trainer:
                 break
         return {key: float(torch.stack([m[key] for m in history]).mean()) for key in history[0]}
 
-    def _step(self, policy: str, batch: TrainBatch) -> dict[str, Tensor]:
-        """Take one optimiser step, unless loss or gradient are not finite."""
+    def _step(
+        self, policy: str, batch: TrainBatch, rows: Tensor, totals: Totals
+    ) -> dict[str, Tensor]:
+        """Take one optimiser step on some rows of everybody's batch, unless it is not finite."""
         optimizers = [self.optimizers[policy]]
+        parameters = list(self.policies[policy].parameters().values())
+        learning = list(parameters)
         if self.critics:
             optimizers.append(self.critic_optimizers[policy])
-        output = self.algorithm.loss(policy, batch)
+            learning += self._critic_parameters(policy).values()
         for optimizer in optimizers:
             optimizer.zero_grad()
-        output.loss.backward()
-        norm = nn.utils.clip_grad_norm_(
-            self.backbone.parameters(policy).values(), self.config.max_grad_norm
-        )
-        finite = bool(torch.isfinite(output.loss.detach()) & torch.isfinite(norm))
+        shares: list[dict[str, Tensor]] = []
+        own = rows[self.world.rows(len(rows))] - self.world.rank * len(batch)
+        for part in own.to(batch.response_ids.device).split(
+            self.config.microbatch_size or len(own)
+        ):
+            output = self.algorithm.loss(policy, batch.take(part), totals)
+            output.loss.backward()
+            shares.append({"loss": output.loss.detach(), **output.metrics})
+        sums = self.world.total(torch.stack([torch.stack([*s.values()]) for s in shares]).sum(0))
+        metrics = dict(zip(shares[0], sums, strict=True))
+        self.world.total_gradients(learning)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        finite = bool(torch.isfinite(metrics.pop("loss")) & torch.isfinite(norm))
         self.skipped_in_a_row[policy] = 0 if finite else self.skipped_in_a_row[policy] + 1
         if finite:
             for optimizer in optimizers:
                 optimizer.step()
         return {
-            **{key: torch.nan_to_num(value) for key, value in output.metrics.items()},
+            **{key: torch.nan_to_num(value) for key, value in metrics.items()},
             "gradient_norm": torch.nan_to_num(norm.detach(), posinf=0.0),
             "skipped": torch.tensor(float(not finite)),
         }
 
     def _metrics(self, turn: Turn, batch: TrainBatch, learned: dict[str, float]) -> MetricRow:
-        controller = self.controllers[turn.policy]
-        mask = batch.response_mask
-        kl, reward = float(batch.kls.sum(1).mean()), float(turn.task_rewards.mean())
+        controller, mask = self.controllers[turn.policy], batch.response_mask
+        sums = [turn.task_rewards, batch.kls.sum(1), batch.entropies.sum(1), mask.sum(1).float()]
+        # (4, B) of all processes
+        reward, kl, entropy, length = self.world.gather(torch.stack(sums, dim=1)).mean(0).tolist()
+        predictions, targets = self.world.gather(
+            torch.stack([batch.baselines[mask], batch.returns[mask]], dim=1)
+        ).T
         values: dict[str, Any] = {
             "role": turn.role,
             "task_reward": reward,
             "kl": kl,
             "combined_reward": reward - controller.coef * kl,
-            "entropy": float(batch.entropies.sum() / mask.sum()),
-            "response_length": float(mask.sum(1).float().mean()),
-            "distinct_2": distinct_2(turn.responses),
+            "entropy": entropy / length,
+            "response_length": length,
+            "distinct_2": distinct_2(self.world.gather_list(turn.responses)),
             **learned,
+            "explained_variance": float(explained_variance(predictions, targets)),
             "kl_coef": controller.coef,
         }
-        controller.update(kl, len(batch))
+        controller.update(kl, self.config.batch_size)
         return {f"{turn.policy}/{key}": value for key, value in values.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that the next iteration depends on: tensors, and the rest as JSON."""
         tensors: dict[str, Tensor] = {}
-        for name in self.policies:
-            for key, parameter in self.backbone.parameters(name).items():
+        for name, policy in self.policies.items():
+            for key, parameter in policy.parameters().items():
                 tensors[f"policy/{name}/{key}"] = parameter
             tensors |= optimizer_tensors(f"optimizer/{name}", self.optimizers[name])
             tensors[f"generator/{name}"] = self.generators[name].get_state()
-        for name, critic in self.critics.items():
-            for key, parameter in critic.state_dict().items():
+        for name in self._critic_owners():
+            for key, parameter in self._critic_parameters(name).items():
                 tensors[f"critic/{name}/{key}"] = parameter
             tensors |= optimizer_tensors(f"critic_optimizer/{name}", self.critic_optimizers[name])
         return tensors, {
-            "games": self.games.get_state(),
+            "queries": self.queries.bit_generator.state,
             "kl_coefs": {name: controller.coef for name, controller in self.controllers.items()},
             "algorithm": self.algorithm.state(),
             "roles": self.roles.state(),
             "skipped_in_a_row": self.skipped_in_a_row,
         }
+
+    def _critic_owners(self) -> list[str]:
+        """Return the first policy of each critic."""
+        owners = {id(critic): name for name, critic in reversed(self.critics.items())}
+        return list(reversed(owners.values()))
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -269,18 +340,17 @@ class Trainer:
                 f"{tuple(found[odd]) if odd in found else 'none'} instead of "
                 f"{tuple(expected[odd]) if odd in expected else 'none'}."
             )
-        for name in self.policies:
-            for key, parameter in self.backbone.parameters(name).items():
+        for name, policy in self.policies.items():
+            for key, parameter in policy.parameters().items():
                 parameter.copy_(tensors[f"policy/{name}/{key}"])
             restore_optimizer(f"optimizer/{name}", self.optimizers[name], tensors)
             self.generators[name].set_state(tensors[f"generator/{name}"])
             self.controllers[name].coef = meta["kl_coefs"][name]
-        for name, critic in self.critics.items():
-            critic.load_state_dict(
-                {key: tensors[f"critic/{name}/{key}"] for key in critic.state_dict()}
-            )
+        for name in self._critic_owners():
+            for key, parameter in self._critic_parameters(name).items():
+                parameter.copy_(tensors[f"critic/{name}/{key}"])
             restore_optimizer(f"critic_optimizer/{name}", self.critic_optimizers[name], tensors)
-        self.games.set_state(meta["games"])
+        self.queries.bit_generator.state = meta["queries"]
         self.algorithm.load_state(meta["algorithm"])
         self.roles.load_state(meta["roles"])
         self.skipped_in_a_row = dict(meta["skipped_in_a_row"])
@@ -288,6 +358,8 @@ class Trainer:
 
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Run:
     """Train, writing the run folder as it goes.
+
+    Processes that `accelerate launch` has started share the work; the first one writes.
 
     Args:
         config: what to do.
@@ -298,57 +370,79 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         ValueError: if the configuration or the run folder is unusable; nothing has been written
             then.
     """
+    world = join_world(config.device)
     folder, console = config.run_folder, console or Console()
     check_run_folder(config, resume)
-    trainer = Trainer(config)
+    world.any(False)  # nobody writes before everybody has checked
+    if not world.writes:
+        console = Console(quiet=True)
+    trainer = Trainer(config, world)
     done = _restore(trainer, folder) if resume else 0
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
-
+    if world.writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
     with (
-        MetricLogger(folder, config.iterations, console=console) as logger,
+        TemporaryDirectory() as scratch,
+        MetricLogger(
+            folder if world.writes else Path(scratch), config.iterations, console=console
+        ) as logger,
         deferred_interrupts() as stop,
     ):
-        logger.truncate_after(done - 1)
-        saved = done if resume else None
-        if done == 0:
-            logger.samples(_reference_samples(trainer))
-        while done < config.iterations and not stop:
-            before = trainer.state()
-            try:
-                row = trainer.iterate(done)
-            except RewardError:
-                # Nothing has been learnt yet: the weights are those of before the iteration.
-                save_checkpoint(folder / "checkpoints", done, *before, config.keep)
-                raise
-            logger.log(row)
-            done += 1
-            if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
-                save_checkpoint(folder / "checkpoints", done, *trainer.state(), config.keep)
-                raise DivergenceError(
-                    f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row "
-                    f"without; the run is saved in {folder}. Begin anew with a lower "
-                    "--learning-rate, or look for a reward that grows without bound."
-                )
-            if done == config.iterations or done % config.sample_every == 0:
-                logger.samples(_samples(trainer, done))
-            if done % config.save_every == 0:
-                save_checkpoint(folder / "checkpoints", done, *trainer.state(), config.keep)
-                saved = done
-        if saved != done:
-            save_checkpoint(folder / "checkpoints", done, *trainer.state(), config.keep)
-
+        done = _learn(trainer, folder, logger, done, stop)
     interrupted = done < config.iterations
     evaluation = None if interrupted else _finish(trainer, folder, console)
-    report = write_report(folder)
-    if interrupted:
+    if world.writes:
+        report = write_report(folder)
         console.print(
             f"Interrupted after {done} iterations, saved; go on with --resume. See {report}."
+            if interrupted
+            else f"The run is in {folder}, its page is {report}."
         )
-    else:
-        console.print(f"The run is in {folder}, its page is {report}.")
+    world.any(False)  # the first one has written all that the others may read
     metrics = read_metrics(folder / "metrics.jsonl")
     return Run(folder=folder, metrics=metrics, evaluation=evaluation, interrupted=interrupted)
+
+
+def _learn(
+    trainer: Trainer, folder: Path, logger: MetricLogger, done: int, stop: Sequence[int]
+) -> int:
+    """Iterate until the end or an interrupt; return the number of iterations done."""
+    config, saved = trainer.config, done or None
+    logger.truncate_after(done - 1)
+    if done == 0:
+        logger.samples(_samples(trainer, 0, references(trainer.policies)))
+    while done < config.iterations and not trainer.world.any(bool(stop)):
+        before = trainer.state()
+        try:
+            row = trainer.iterate(done)
+        except RewardError:
+            # Nothing has been learnt yet: the weights are those of before the iteration.
+            _save(trainer, folder, done, before)
+            raise
+        logger.log(row)
+        done += 1
+        if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
+            _save(trainer, folder, done, trainer.state())
+            raise DivergenceError(
+                f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row "
+                f"without; the run is saved in {folder}. Begin anew with a lower "
+                "--learning-rate, or look for a reward that grows without bound."
+            )
+        if done == config.iterations or done % config.sample_every == 0:
+            logger.samples(_samples(trainer, done, trainer.policies))
+        if done % config.save_every == 0:
+            _save(trainer, folder, done, trainer.state())
+            saved = done
+    if saved != done:
+        _save(trainer, folder, done, trainer.state())
+    return done
+
+
+def _save(
+    trainer: Trainer, folder: Path, done: int, state: tuple[dict[str, Tensor], dict[str, Any]]
+) -> None:
+    if trainer.world.writes:
+        save_checkpoint(folder / "checkpoints", done, *state, trainer.config.keep)
 
 
 def _restore(trainer: Trainer, folder: Path) -> int:
@@ -358,16 +452,9 @@ def _restore(trainer: Trainer, folder: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def _reference_samples(trainer: Trainer) -> list[Any]:
-    reference = replace(next(iter(trainer.policies.values())), name=None)
-    return _samples(trainer, 0, {REFERENCE: reference})
-
-
-def _samples(
-    trainer: Trainer, iteration: int, policies: dict[str, LLMPolicy] | None = None
-) -> list[Any]:
+def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]) -> list[Any]:
     return sample_texts(
-        policies or trainer.policies,
+        policies,
         trainer.test_task,
         trainer.reward,
         iteration=iteration,
@@ -377,25 +464,31 @@ def _samples(
 
 def _finish(trainer: Trainer, folder: Path, console: Console) -> Evaluation | None:
     """Write the final policies, evaluate them and show what has changed."""
-    temporary = folder / ".final.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    for name in trainer.policies:
-        trainer.backbone.save_pretrained(name, temporary / name)
-    shutil.rmtree(folder / "final", ignore_errors=True)
-    os.replace(temporary, folder / "final")
-    print_before_after(read_samples(folder / "samples.jsonl"), console)
+    if trainer.world.writes:
+        _write_final(trainer.policies, folder)
+        print_before_after(read_samples(folder / "samples.jsonl"), console)
     config = trainer.config
     if not config.evaluation_queries:
         return None
     evaluation = evaluate_policies(
         config,
-        trainer.backbone,
         trainer.policies,
         trainer.test_task,
         trainer.reward,
         split="test",
         num_queries=config.evaluation_queries,
     )
-    write_atomically(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
-    print_evaluation(evaluation, console)
+    if trainer.world.writes:
+        write_atomically(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+        print_evaluation(evaluation, console)
     return evaluation
+
+
+def _write_final(policies: Mapping[str, LLMPolicy], folder: Path) -> None:
+    """Write `final/`, whole or not at all."""
+    temporary = folder / ".final.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, policy in policies.items():
+        policy.backbone.save_pretrained(name, temporary / name)
+    shutil.rmtree(folder / "final", ignore_errors=True)
+    os.replace(temporary, folder / "final")

@@ -8,7 +8,7 @@ are per episode, log-probs, KL and entropies per token in nats.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -32,8 +32,14 @@ class TokenBatch:
 
     def take(self, rows: Tensor | slice) -> Self:
         """Return the chosen episodes."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v if v is None else v[rows] for k, v in tensors.items()})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: _take(part, rows) for name, part in parts.items()})
+
+
+def _take(part: Any, rows: Tensor | slice) -> Any:
+    if isinstance(part, TokenBatch):
+        return part.take(rows)
+    return None if part is None else part[rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +91,10 @@ class TrainBatch(TokenBatch):
     same, or their coefficients would change their meaning."""
     weights: Tensor
     """(B, T) factors of the policy's loss: 1 where the episodes were drawn from what is learnt."""
+    history: TokenBatch | None
+    """What the critic reads before and up to the response tokens; None without a critic."""
     features: Tensor | None
-    """(B, T, D) what the critic sees; None without a critic."""
+    """(B, T, D) what a frozen trunk makes of it; None if the critic's trunk learns."""
     baselines: Tensor
     """(B, T) what returns were measured against: the critic's values, or those of the group."""
     returns: Tensor

@@ -17,7 +17,7 @@ from cory_env.options import GameOptions, make_rules
 from cory_env.task import Task
 from cory_env.types import Example, Float64Array, Response
 
-Action = str | Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
+Action = str | Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]] | Response
 
 
 class VectorEnv:
@@ -115,7 +115,9 @@ class VectorEnv:
         """Answer in all episodes at once.
 
         Args:
-            responses: (B,) texts or token ids of the agent on turn. See `Rules.response`.
+            responses: (B,) texts or token ids of the agent on turn; see `Rules.response`. A
+                `Response` is taken as it is: of an agent with another tokenizer than the game's
+                only the text crosses to the others.
 
         Returns:
             (B,) the prompts of the next agent, or none after the last one.
@@ -134,7 +136,7 @@ class VectorEnv:
         if isinstance(responses, str) or len(responses) != self.num_envs:
             raise ValueError(f"{expected}, got {len(responses)}: {responses!r}.")
         states = [
-            self.rules.respond(state, self.rules.response(action, f"{agent} in episode {i}"))
+            self.rules.respond(state, self._response(action, f"{agent} in episode {i}"))
             for i, (state, action) in enumerate(zip(self.states, responses, strict=True))
         ]
         if self.rules.agent_on_turn(states[0]) is not None:
@@ -146,6 +148,9 @@ class VectorEnv:
             self.rewards = dict(zip(self._turn_order, rewards.T.copy(), strict=True))
         self.states = states
         return prompts
+
+    def _response(self, action: Action, agent: str) -> Response:
+        return action if isinstance(action, Response) else self.rules.response(action, agent)
 
     def get_state(self) -> dict[str, Any]:
         """Return what the next `reset` depends on, as JSON takes it."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agents.algorithms.base import Algorithm
+from agents.algorithms.dr_grpo import DrGRPO
+from agents.algorithms.grpo import GRPO
+from agents.algorithms.gspo import GSPO
 from agents.algorithms.happo import HAPPO
-from agents.algorithms.ppo import IPPO, MAPPO
-from agents.algorithms.reinforce import GRPO, GSPO, RLOO, DrGRPO, ReinforcePlusPlus
+from agents.algorithms.ippo import IPPO
+from agents.algorithms.mappo import MAPPO
+from agents.algorithms.reinforce_plus_plus import ReinforcePlusPlus
+from agents.algorithms.rloo import RLOO
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "mappo": MAPPO,

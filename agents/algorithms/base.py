@@ -38,17 +38,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from agents.backbone import Backbone
 from agents.config import TrainConfig
 from agents.critic import Critic
 from agents.functional import (
+    Totals,
     aggregate,
     clipped_surrogate,
-    explained_variance,
     importance_weights,
     k2,
     k3,
-    masked_mean,
     next_step,
     sequence_log_ratio,
     token_rewards,
@@ -57,7 +55,8 @@ from agents.functional import (
 from agents.kl import KLController
 from agents.moments import Moments
 from agents.policy import LLMPolicy, Scores, response_hidden
-from agents.types import LossOutput, Rollout, TrainBatch, Turn
+from agents.types import LossOutput, Rollout, TokenBatch, TrainBatch, Turn
+from agents.world import World
 
 
 class Algorithm(ABC):
@@ -71,24 +70,24 @@ class Algorithm(ABC):
     def __init__(
         self,
         config: TrainConfig,
-        backbone: Backbone,
         policies: Mapping[str, LLMPolicy],
         critics: Mapping[str, Critic],
         controllers: Mapping[str, KLController],
         max_new_tokens: int,
+        world: World | None = None,
     ):
         """Take hold of what learns.
 
         Args:
             config: of the run.
-            backbone: of all policies.
             policies: by name.
             critics: by policy name; the same object for all if the critic is central, none without.
             controllers: KL coefficients by policy name.
             max_new_tokens: T, the longest response of the game.
+            world: the processes whose rows are one batch; None for this one alone.
         """
         self.config = config.resolved(self.defaults)
-        self.backbone = backbone
+        self.world = world or World()
         self.policies = policies
         self.critics = critics
         self.controllers = controllers
@@ -121,7 +120,8 @@ class Algorithm(ABC):
         batches: dict[str, TrainBatch] = {}
         for seat in reversed(range(len(rollout.turns))):
             turn = rollout.turns[seat]
-            ref_hidden = response_hidden(self.backbone, None, turn.tokens)
+            backbone = self.policies[turn.policy].backbone
+            ref_hidden = response_hidden(backbone, None, turn.tokens)
             rewards = self._scaled_rewards(
                 turn, turn.rewards_now + self._later(rollout, seat, batches)
             )
@@ -131,9 +131,17 @@ class Algorithm(ABC):
     def after_update(self, policy: str, batches: dict[str, TrainBatch]) -> None:  # noqa: B027
         """Take note that a policy has learnt its batch; `batches` of later turns may be changed."""
 
-    def loss(self, policy: str, batch: TrainBatch) -> LossOutput:
-        """Return the loss of one policy (and its critic) on some episodes of its batch."""
+    def loss(self, policy: str, batch: TrainBatch, totals: Totals | None = None) -> LossOutput:
+        """Return the loss of one policy (and its critic) on some episodes of its batch.
+
+        Args:
+            policy: whose.
+            batch: the episodes.
+            totals: of the optimiser step that they are a part of, for losses and metrics that add
+                up over its parts; None if they are all of it.
+        """
         config, mask = self.config, batch.response_mask
+        totals = totals or Totals.of(mask)
         scores = self.policies[policy].score(batch, batch.ref_hidden)
         log_ratio = (scores.log_probs - batch.old_log_probs) * mask
         if config.ratio == "sequence":
@@ -143,16 +151,23 @@ class Algorithm(ABC):
         penalty = self.controllers[policy].coef * self._loss_penalty(scores)
         bonus = config.entropy_coef * scores.entropies
         per_token = -surrogate + (penalty - bonus) / batch.advantage_scale[:, None]
-        loss = self._aggregate(per_token * batch.weights, mask)
+        loss = aggregate(
+            per_token * batch.weights, mask, config.normalization, self.max_new_tokens, totals
+        )
         with torch.no_grad():
             outside = (ratio > 1 + self._clip_high) | (ratio < 1 - config.clip)
             metrics = {
-                "clip_fraction": masked_mean(outside.float(), mask),
+                "clip_fraction": (outside * mask).sum() / totals.tokens,
                 # k3 of the step: an estimate of KL(old ‖ new) that is never negative.
-                "approx_kl": masked_mean(ratio - 1 - log_ratio, mask),
-                "explained_variance": explained_variance(batch.baselines, batch.returns, mask),
+                "approx_kl": ((ratio - 1 - log_ratio) * mask).sum() / totals.tokens,
             }
-        return LossOutput(loss, metrics)
+        return LossOutput(loss + self._value_loss(policy, batch, scores, totals), metrics)
+
+    def _value_loss(
+        self, policy: str, batch: TrainBatch, scores: Scores, totals: Totals
+    ) -> Tensor | float:
+        """Return what the critic has to learn; nothing without one."""
+        return 0.0
 
     def state(self) -> dict[str, Any]:
         """Return what the next batch depends on, as JSON takes it."""
@@ -175,9 +190,6 @@ class Algorithm(ABC):
     def _clip_high(self) -> float:
         return self.config.clip_high or self.config.clip
 
-    def _aggregate(self, per_token: Tensor, mask: Tensor) -> Tensor:
-        return aggregate(per_token, mask, self.config.normalization, self.max_new_tokens)
-
     def _later(self, rollout: Rollout, seat: int, batches: Mapping[str, TrainBatch]) -> Tensor:
         """Return (B,) what stands for the rewards that later turns decide."""
         if self.config.handover == "value" and seat + 1 < len(rollout.turns):
@@ -189,7 +201,7 @@ class Algorithm(ABC):
         if self.config.reward_scaling == "none":
             return rewards
         moments = self.reward_moments[turn.policy]
-        moments.update(rewards)
+        moments.update(self.world.gather(rewards))
         shift = moments.mean if self.config.reward_scaling == "normalize" else 0.0
         return (rewards - shift) / moments.std
 
@@ -200,7 +212,8 @@ class Algorithm(ABC):
         mask = turn.tokens.response_mask
         scores = self.policies[turn.policy].score(turn.tokens, ref_hidden)
         penalties = self.controllers[turn.policy].coef * self._reward_penalty(scores, mask)
-        features, values = self._values(rollout, seat, ref_hidden)
+        history = self._history(rollout, seat)
+        features, values = self._values(turn.policy, seat, history, ref_hidden)
         advantages, returns, baselines = self.advantages(
             token_rewards(rewards, penalties, mask), mask, values
         )
@@ -218,6 +231,7 @@ class Algorithm(ABC):
             advantages=advantages,
             advantage_scale=torch.ones(len(mask), device=mask.device),
             weights=weights,
+            history=history,
             features=features,
             baselines=baselines,
             returns=returns,
@@ -226,10 +240,14 @@ class Algorithm(ABC):
             entropies=scores.entropies,
         )
 
+    def _history(self, rollout: Rollout, seat: int) -> TokenBatch | None:
+        """Return what the critic reads of a turn."""
+        return None
+
     def _values(
-        self, rollout: Rollout, seat: int, ref_hidden: Tensor
+        self, policy: str, seat: int, history: TokenBatch | None, ref_hidden: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return what the critic reads of a turn, (B, T, D), and its values, (B, T)."""
+        """Return what a frozen trunk makes of the history, (B, T, D), and the values, (B, T)."""
         return None, None
 
     def _reward_penalty(self, scores: Scores, mask: Tensor) -> Tensor:
@@ -267,16 +285,12 @@ class Algorithm(ABC):
                 groups = [list(batches)]
         whitened = dict(batches)
         for names in groups:
-            sizes = [batches[name].advantages.numel() for name in names]
-            values, std = whiten(
-                torch.cat([batches[name].advantages.flatten() for name in names]),
-                torch.cat([batches[name].response_mask.flatten() for name in names]),
-            )
-            for name, part in zip(names, values.split(sizes), strict=True):
+            kept = [batches[name].advantages[batches[name].response_mask] for name in names]
+            population = self.world.gather(torch.cat(kept))
+            for name in names:
                 batch = batches[name]
+                advantages, std = whiten(batch.advantages, batch.response_mask, population)
                 whitened[name] = replace(
-                    batch,
-                    advantages=part.view_as(batch.advantages),
-                    advantage_scale=batch.advantage_scale * std,
+                    batch, advantages=advantages, advantage_scale=batch.advantage_scale * std
                 )
         return whitened

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from agents.algorithms.ppo import MAPPO
+from agents.algorithms.mappo import MAPPO
 from agents.types import TrainBatch
 
 

@@ -20,7 +20,6 @@ def evaluate(toy_config):
         values = {"split": "test", "num_queries": 24, **options}
         return evaluate_policies(
             trainer.config,
-            trainer.backbone,
             trainer.policies,
             trainer.test_task,
             trainer.reward,

@@ -156,7 +156,35 @@ def test_k2_and_k3_by_hand():
 )
 def test_what_sums_over_tokens_are_divided_by(normalization, expected):
     values = torch.tensor([[1.0, 2, 3], [4, 5, 999]])
-    close(F.aggregate(values, MASK, normalization, 4), expected)
+    close(F.aggregate(values, MASK, normalization, 4, F.Totals.of(MASK)), expected)
+
+
+@pytest.mark.parametrize("normalization", ["constant", "token", "sequence"])
+def test_shares_of_the_parts_of_a_step_add_up_to_the_whole(normalization):
+    values = torch.tensor([[1.0, 2, 3], [4, 5, 999]])
+    totals = F.Totals.of(MASK)
+    parts = [
+        F.aggregate(values[i : i + 1], MASK[i : i + 1], normalization, 4, totals) for i in (0, 1)
+    ]
+    close(sum(parts), F.aggregate(values, MASK, normalization, 4, totals))
+
+
+def test_whitening_together_uses_the_moments_of_all():
+    values, mask = torch.tensor([[1.0, 3, 99]]), torch.tensor([[True, True, False]])
+    whitened, std = F.whiten(values, mask, torch.tensor([1.0, 3, 5, 7]))  # mean 4, variance 5
+    close(std, 5**0.5)
+    close(whitened, [[-3 / 5**0.5, -1 / 5**0.5, 0]])
+
+
+def test_every_minibatch_has_one_row_of_each_stratum():
+    order = F.stratified_order(12, 4, torch.Generator().manual_seed(0))
+    assert order.shape == (3, 4)
+    assert sorted(order.flatten().tolist()) == list(range(12))
+    assert torch.equal(order // 3, torch.arange(4).expand(3, 4))
+    counts = torch.zeros(3)
+    for seed in range(600):
+        counts[F.stratified_order(12, 4, torch.Generator().manual_seed(seed))[0, 0]] += 1
+    assert (counts - 200).abs().max() < 60  # 5 standard deviations of a fair draw
 
 
 def test_groups_by_hand():
@@ -199,7 +227,7 @@ def test_value_loss_by_hand():
 
 
 def test_explained_variance_is_one_for_the_truth_and_zero_for_a_constant():
-    targets = torch.tensor([[1.0, 2, 3], [4, 5, 77]])
-    close(F.explained_variance(targets, targets, MASK), 1.0)
-    close(F.explained_variance(torch.zeros(2, 3), targets, MASK), 0.0)
-    close(F.explained_variance(targets, torch.ones(2, 3), MASK), 0.0)
+    targets = torch.tensor([1.0, 2, 3, 4, 5, 77])
+    close(F.explained_variance(targets, targets), 1.0)
+    close(F.explained_variance(torch.zeros(6), targets), 0.0)
+    close(F.explained_variance(targets, torch.ones(6)), 0.0)

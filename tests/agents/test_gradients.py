@@ -128,7 +128,7 @@ class Enumeration:
         for critic in critics.values():
             torch.nn.init.normal_(critic.out.weight, generator=torch.Generator().manual_seed(4))
         controllers = {name: KLController(coef=ETA) for name in self.policies}
-        return kind(config, self.backbone, self.policies, critics, controllers, self.length)
+        return kind(config, self.policies, critics, controllers, self.length)
 
     def expected_gradient(self, algorithm: str, seat: int, **options) -> torch.Tensor:
         """Return the gradient of the expected objective that one update of the algorithm

@@ -8,7 +8,7 @@ import torch
 
 import cory_env
 from agents.metrics import bootstrap_interval, distinct_2
-from agents.policy import LLMPolicy
+from agents.policy import LLMPolicy, draw_uniforms
 from agents.rollout import collect, split_credit
 from cory_env.game import share
 from cory_env.tasks.toy import ToyTask
@@ -52,8 +52,11 @@ def test_a_rollout_is_what_the_environment_saw():
         role: LLMPolicy(name=name, backbone=backbone)
         for role, name in (("pioneer_0", "llm_1"), ("observer_0", "llm_0"))
     }
-    generators = {role: torch.Generator().manual_seed(i) for i, role in enumerate(policies)}
-    rollout = collect(games, policies, generators)
+    uniforms = {
+        role: draw_uniforms(5, games.rules.max_new_tokens, torch.Generator().manual_seed(i))
+        for i, role in enumerate(policies)
+    }
+    rollout = collect(games, policies, uniforms)
     assert [turn.policy for turn in rollout.turns] == ["llm_1", "llm_0"]
     pioneer, observer = rollout.turns
     reward = cory_env.make_reward("match")

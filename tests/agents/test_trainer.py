@@ -176,8 +176,8 @@ def poisoned(trainer, policy="llm_0"):
     """Let a policy's loss be no number from now on."""
     loss = trainer.algorithm.loss
 
-    def poison(name, batch):
-        output = loss(name, batch)
+    def poison(name, batch, totals):
+        output = loss(name, batch, totals)
         factor = float("nan") if name == policy else 1.0
         return replace(output, loss=output.loss * factor)
 
@@ -188,10 +188,10 @@ def test_an_update_without_a_finite_loss_is_skipped_and_counted(toy_config):
     trainer = Trainer(toy_config())
     trainer.iterate(0)
     poisoned(trainer)
-    before = {key: t.clone() for key, t in trainer.backbone.parameters("llm_0").items()}
+    before = {key: t.clone() for key, t in trainer.policies["llm_0"].parameters().items()}
     row = trainer.iterate(1)
     assert (row["llm_0/skipped"], row["llm_1/skipped"]) == (1.0, 0.0)
-    after = trainer.backbone.parameters("llm_0")
+    after = trainer.policies["llm_0"].parameters()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert trainer.skipped_in_a_row == {"llm_0": 2, "llm_1": 0}
 
@@ -200,8 +200,8 @@ def test_ten_updates_in_a_row_without_one_stop_the_run_with_a_checkpoint(toy_con
     config = toy_config(iterations=50, save_every=100)
     build = Trainer.__init__
 
-    def build_poisoned(self, config):
-        build(self, config)
+    def build_poisoned(self, config, world):
+        build(self, config, world)
         poisoned(self)
 
     monkeypatch.setattr(Trainer, "__init__", build_poisoned)

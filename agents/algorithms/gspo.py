@@ -1,0 +1,17 @@
+"""GSPO: GRPO with one ratio per response (Zheng et al. 2025, arXiv 2507.18071)."""
+
+from __future__ import annotations
+
+from agents.algorithms.grpo import GRPO
+
+
+class GSPO(GRPO):
+    """GRPO with one ratio per response, the geometric mean of its tokens'.
+
+    Source: Zheng et al. 2025, arXiv 2507.18071, eq. 5 to 7; clip ranges of section 5.1.
+    """
+
+    defaults = {  # noqa: RUF012
+        **{"group_size": 8, "whitening": "none", "normalization": "sequence", "kl": "k3"},
+        **{"ratio": "sequence", "clip": 3e-4, "clip_high": 4e-4},
+    }

@@ -1,0 +1,101 @@
+"""IPPO: clipped PPO, each policy with a critic of its own. The form of CORY.
+
+Sources: PPO (Schulman et al. 2017, arXiv 1707.06347, eq. 7); GAE (arXiv 1506.02438, eq. 16); IPPO
+(de Witt et al. 2020, arXiv 2011.09533).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.algorithms.base import Algorithm
+from agents.critic import critic_history
+from agents.functional import Totals, clipped_value_loss, gae
+from agents.moments import Moments
+from agents.policy import Scores, response_hidden
+from agents.types import Rollout, TokenBatch, TrainBatch
+
+
+class IPPO(Algorithm):
+    """Independent PPO: each policy's critic reads that policy's own prompt and response.
+
+    On a game without observers this is the single-agent baseline.
+    """
+
+    critic = "local"
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        # What one critic predicts is normalised by one set of moments, whoever it serves.
+        by_critic = {id(critic): Moments() for critic in self.critics.values()}
+        self.value_moments = {name: by_critic[id(c)] for name, c in self.critics.items()}
+
+    def prepare(self, rollout: Rollout) -> dict[str, TrainBatch]:
+        """Prepare as all algorithms do, and keep the moments of the returns."""
+        batches = super().prepare(rollout)
+        if self.config.value_normalization:
+            for policy, batch in batches.items():
+                returns = self.world.gather(batch.returns[batch.response_mask])
+                self.value_moments[policy].update(returns)
+        return batches
+
+    def advantages(
+        self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Generalised advantage estimates."""
+        assert baselines is not None
+        advantages, returns = gae(
+            rewards, baselines, mask, gamma=self.config.gamma, lam=self.config.gae_lambda
+        )
+        return advantages, returns, baselines
+
+    def _moments(self) -> dict[str, Moments]:
+        values = {f"value/{name}": moments for name, moments in self.value_moments.items()}
+        return super()._moments() | values
+
+    def _value_loss(
+        self, policy: str, batch: TrainBatch, scores: Scores, totals: Totals
+    ) -> Tensor | float:
+        assert batch.history is not None
+        critic, features = self.critics[policy], batch.features
+        if features is None:
+            backbone, trunk = self.policies[policy].backbone, critic.trunk_of(policy)
+            same = trunk == policy and self._reads_its_own_turn(int(batch.seats[0]))
+            features = (
+                scores.hidden if same else response_hidden(backbone, trunk, batch.history)
+            ).float()
+        moments = self.value_moments[policy]
+        errors = clipped_value_loss(
+            critic(features, batch.seats),
+            moments.normalized(batch.baselines),
+            moments.normalized(batch.returns),
+            self.config.value_clip or None,
+        )
+        return self.config.value_coef * (errors * batch.response_mask).sum() / totals.tokens
+
+    def _reads_its_own_turn(self, seat: int) -> bool:
+        """Return whether the critic reads what the policy reads, and nothing else."""
+        return self.critic == "local" or seat == 0
+
+    def _history(self, rollout: Rollout, seat: int) -> TokenBatch | None:
+        turn = rollout.turns[seat]
+        if self._reads_its_own_turn(seat):
+            return turn.tokens
+        return critic_history(rollout, seat, self.policies[turn.policy].backbone)
+
+    def _values(
+        self, policy: str, seat: int, history: TokenBatch | None, ref_hidden: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        assert history is not None
+        critic, backbone = self.critics[policy], self.policies[policy].backbone
+        trunk = critic.trunk_of(policy)
+        if trunk is None and self._reads_its_own_turn(seat):
+            features = ref_hidden.float()
+        else:
+            features = response_hidden(backbone, trunk, history).float()
+        seats = torch.full((len(features),), seat, device=features.device)
+        values = self.value_moments[policy].restored(critic(features, seats))
+        return features if trunk is None else None, values * history.response_mask

@@ -1,0 +1,24 @@
+"""REINFORCE++: rewards measured against the batch alone (Hu et al. 2025, arXiv 2501.03262)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from agents.algorithms.base import Algorithm
+from agents.functional import gae
+
+
+class ReinforcePlusPlus(Algorithm):
+    """REINFORCE++: returns to go, whitened over the whole batch, and PPO's clipped step.
+
+    Source: Hu et al. 2025, arXiv 2501.03262, eq. 5 to 8.
+    """
+
+    defaults = {"kl": "k1", "whitening": "role", "normalization": "token"}  # noqa: RUF012
+
+    def advantages(
+        self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rewards to go, measured against nothing."""
+        returns, _ = gae(rewards, rewards * 0, mask, gamma=self.config.gamma, lam=1.0)
+        return returns, returns, returns * 0

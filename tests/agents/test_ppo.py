@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from agents.policy import response_hidden
 from agents.trainer import Trainer
 
 
@@ -94,3 +95,48 @@ def test_returns_charge_each_form_of_kl_to_the_right_actions(toy_config, kl):
         assert not torch.allclose(found, batch.kls.sum(1), atol=1e-3)
         return
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "policy_learns", "own_learns"),
+    [("reference", False, False), ("policy", True, False), ("own", False, True)],
+)
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("algorithm", ["mappo", "ippo"])
+def test_the_value_loss_reaches_the_body_that_the_critic_reads(
+    toy_config, adapter, body, policy_learns, own_learns, algorithm
+):
+    config = toy_config(adapter=adapter, critic_body=body, algorithm=algorithm, swap_every=0)
+    trainer, _, batches = prepared(config)
+    for name, batch in batches.items():  # as pioneer and as observer
+        policy, critic = trainer.policies[name], trainer.critics[name]
+        reached = {
+            "policy": policy.parameters(),
+            "head": dict(critic.named_parameters()),
+            "own": policy.backbone.parameters(critic.name) if body == "own" else {},
+        }
+        for parameter in (p for part in reached.values() for p in part.values()):
+            parameter.grad = None
+        still = replace(batch, weights=torch.zeros_like(batch.weights))
+        trainer.algorithm.loss(name, still).loss.backward()
+        moved = {
+            part: any(p.grad is not None and bool(p.grad.any()) for p in parameters.values())
+            for part, parameters in reached.items()
+        }
+        assert moved == {"policy": policy_learns, "head": True, "own": own_learns}
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "ippo"])
+def test_a_policys_own_trunk_is_read_in_the_pass_that_scores_it(toy_config, algorithm):
+    config = toy_config(critic_body="policy", algorithm=algorithm, swap_every=0)
+    trainer, _, batches = prepared(config)
+    for name, batch in batches.items():
+        critic, backbone = trainer.critics[name], trainer.policies[name].backbone
+        values = critic(response_hidden(backbone, name, batch.history).float(), batch.seats)
+        # The weights have not moved since: what was predicted then is predicted now.
+        expected = batch.baselines
+        torch.testing.assert_close(values * batch.response_mask, expected, atol=1e-5, rtol=1e-5)
+        error = 0.5 * ((values - batch.returns) ** 2 * batch.response_mask).sum()
+        alone = replace(batch, weights=torch.zeros_like(batch.weights))
+        found = trainer.algorithm.loss(name, alone).loss
+        torch.testing.assert_close(found, error / batch.response_mask.sum(), rtol=1e-5, atol=1e-6)

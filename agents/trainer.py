@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from agents.algorithms import algorithm_class
+from agents.backbone import pick_device
 from agents.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -370,7 +371,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         ValueError: if the configuration or the run folder is unusable; nothing has been written
             then.
     """
-    world = join_world(config.device)
+    world = join_world(pick_device(config.device))
     folder, console = config.run_folder, console or Console()
     check_run_folder(config, resume)
     world.any(False)  # nobody writes before everybody has checked

@@ -102,9 +102,9 @@ class World:
             ) from error
 
 
-def join_world(device: str) -> World:
+def join_world(device: torch.device) -> World:
     """Return the processes that `accelerate launch` (or torchrun) has started; one without it."""
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    state = PartialState(cpu=device.type == "cpu")
     return World(state.process_index, state.num_processes)

@@ -42,7 +42,8 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     final, temporary = folder / f"step_{step}", folder / f".step_{step}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for cut_short in folder.glob(".step_*.tmp"):
+        shutil.rmtree(cut_short)
     temporary.mkdir()
     try:
         plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}

@@ -6,7 +6,6 @@ import json
 import tempfile
 from pathlib import Path
 
-from agents.checkpoint import list_checkpoints
 from agents.config import TrainConfig
 
 MAY_CHANGE_ON_RESUME = {
@@ -28,10 +27,10 @@ def check_run_folder(config: TrainConfig, resume: bool) -> None:
     folder = config.run_folder
     stored = folder / "config.json"
     if resume:
-        if not list_checkpoints(folder / "checkpoints"):
+        if not stored.exists():
             raise ValueError(
-                f"Expected a run with a checkpoint in {folder} to resume, found none: leave out "
-                "--resume, or name the run with --out."
+                f"Expected a run in {folder} to resume, found none: leave out --resume, or name "
+                "the run with --out."
             )
         before = read_config(folder).to_json()
         for name, value in config.to_json().items():

@@ -447,8 +447,11 @@ def _save(
 
 
 def _restore(trainer: Trainer, folder: Path) -> int:
-    """Take up the last checkpoint and return the number of iterations done."""
-    path = list_checkpoints(folder / "checkpoints")[-1]
+    """Take up the last checkpoint, if there is one, and return the number of iterations done."""
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        return 0
+    path = checkpoints[-1]
     trainer.load_state(*load_checkpoint(path))
     return int(path.name.removeprefix("step_"))
 

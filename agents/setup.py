@@ -36,7 +36,11 @@ def build_backbone(config: TrainConfig, names: Sequence[str]) -> Backbone:
     if config.model == "tiny":
         base, tokenizer = tiny_model(make_task(config.task), config.seed)
     else:
-        base, tokenizer = load_base(config.model, dtype)
+        base, tokenizer = load_base(
+            config.model, dtype, quantization=config.quantization, device=device
+        )
+    if not config.chat_template:
+        tokenizer.chat_template = None  # saved so: who loads the policy asks it in the same way
     return make_backbone(
         base,
         tokenizer,
@@ -46,6 +50,9 @@ def build_backbone(config: TrainConfig, names: Sequence[str]) -> Backbone:
         dtype=dtype,
         device=device,
         seed=config.seed,
+        targets=config.targets,
+        rank_pattern=config.rank_pattern,
+        gradient_checkpointing=config.gradient_checkpointing,
     )
 
 

@@ -3,40 +3,58 @@
 A backbone answers for every policy and for the reference model, whose name is None. With LoRA the
 reference is the base with all adapters off; with full fine-tuning it is a frozen copy.
 `use_adapter` is the only place that switches adapters.
+
+Nothing here knows an architecture: hidden states come from the body of a model, logits from the
+model's own forward pass over them, and `check_pieces` refuses a model that does not fit.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
+    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
 
 EMBEDDED_NAME = "agents/assets/model"
 EMBEDDED_MODEL = Path(__file__).parent.parent / EMBEDDED_NAME
 
-AdapterKind = Literal["lora", "full"]
+AdapterKind = Literal["lora", "dora", "full"]
 DType = Literal["auto", "float32", "bfloat16"]
+Quantization = Literal["none", "8bit", "4bit"]
 
 
 class Backbone(ABC):
     """The models of a run, by policy name."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, device: torch.device):
+    def __init__(
+        self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    ):
+        self.base = base
         self.tokenizer = tokenizer
         self.device = device
+        self.stop_ids = torch.tensor(_stop_ids(base, tokenizer), device=device)
+        """(S,) tokens that end a response; chat models have several."""
+        self._running: str | None = None
 
     @abstractmethod
     def use_adapter(self, name: str | None) -> Any:
@@ -51,9 +69,9 @@ class Backbone(ABC):
         """Write a folder that transformers and peft load alone."""
 
     @property
-    @abstractmethod
     def config(self) -> Any:
-        """Return the transformers configuration of the base model."""
+        """Return the transformers configuration of the language model."""
+        return self.base.config.get_text_config(decoder=True)
 
     def anybody(self, alive: Tensor) -> bool:
         """Return whether a response (B,) bool goes on, so that one more token is needed."""
@@ -61,8 +79,14 @@ class Backbone(ABC):
 
     @property
     def context(self) -> int:
-        """Longest sequence the model was trained on, in tokens."""
-        return int(self.config.max_position_embeddings)
+        """Longest sequence that the model can read, in tokens; some 10³⁰ if nothing limits it."""
+        # Absent where positions are relative, and under another name in the files of GPT-2.
+        positions = getattr(self.config, "max_position_embeddings", None)
+        return int(positions or self.tokenizer.model_max_length)
+
+    def new_cache(self) -> DynamicCache:
+        """Return an empty key-value cache, with sliding windows where the model has them."""
+        return DynamicCache(config=self.config)
 
     def hidden(
         self,
@@ -84,6 +108,7 @@ class Backbone(ABC):
         Returns:
             (B, n, D) in the dtype of the network.
         """
+        self._running = name
         with self.use_adapter(name) as model:
             return model.base_model(
                 input_ids=ids,
@@ -96,12 +121,82 @@ class Backbone(ABC):
     def logits(self, name: str | None, hidden: Tensor) -> Tensor:
         """Return next-token logits (..., V) for hidden states (..., D)."""
         with self.use_adapter(name) as model:
-            head = model.get_output_embeddings()
-            return head(hidden.to(head.weight.dtype))
+            dtype = model.get_output_embeddings().weight.dtype
+            states = hidden.to(dtype).reshape(1, -1, hidden.shape[-1])
+            logits = _with_states(model, states)(inputs_embeds=states).logits
+            return logits.view(*hidden.shape[:-1], -1)
+
+    def _checkpoint_layers(self, model: nn.Module) -> None:
+        """Recompute a model's layers in the backward pass instead of keeping what they compute.
+
+        transformers does so in training mode only, which turns dropout on.
+        """
+        layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not layers:
+            raise ValueError(
+                "Expected a model whose layers can be recomputed with gradient_checkpointing, got "
+                f"{type(self.base).__name__}: pass --no-gradient-checkpointing."
+            )
+        for layer in layers:
+            layer.forward = partial(self._run_layer, layer.forward)
+
+    def _run_layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # By the time of the backward pass another policy may be the active one.
+        run = partial(self._run_under, self._running, forward)
+        return checkpoint(run, *args, use_reentrant=False, **kwargs)
+
+    def _run_under(
+        self, name: str | None, forward: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        with self.use_adapter(name):
+            return forward(*args, **kwargs)
+
+
+class _OnlyStates(BaseModelOutput):
+    """What the body of a model returns, with None for all but the last hidden states."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class _NoBody(nn.Module):
+    """A body that has computed its last hidden states already."""
+
+    def __init__(self, states: Tensor):
+        super().__init__()
+        self.states = states
+
+    @property
+    def decoder(self) -> _NoBody:
+        """What OPT calls in its body."""
+        return self
+
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutput:
+        return _OnlyStates(last_hidden_state=self.states)  # type: ignore[arg-type]
+
+
+def _with_states(model: PreTrainedModel, states: Tensor) -> PreTrainedModel:
+    """Return a model of the same head and forward pass that starts from these hidden states.
+
+    What a model does to its logits (Gemma's soft cap, the scales of Granite and Cohere) stands in
+    its forward pass and nowhere else. The copy is shallow: weights, hooks and adapters are those of
+    the model.
+    """
+    head = copy.copy(model)
+    head._modules = {**model._modules, model.base_model_prefix: _NoBody(states)}
+    return head
+
+
+def _stop_ids(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    generation = base.generation_config.eos_token_id if base.generation_config else None
+    more = generation if isinstance(generation, list) else [generation]
+    return sorted({i for i in [tokenizer.eos_token_id, *more] if isinstance(i, int)})
 
 
 class LoraBackbone(Backbone):
-    """One frozen base, one LoRA adapter per policy (Hu et al. 2021, arXiv 2106.09685)."""
+    """One frozen base, one LoRA or DoRA adapter per policy (see `lora_config`)."""
 
     def __init__(
         self,
@@ -109,55 +204,46 @@ class LoraBackbone(Backbone):
         tokenizer: PreTrainedTokenizerBase,
         names: Sequence[str],
         *,
-        rank: int,
+        config: LoraConfig,
         device: torch.device,
         seed: int,
+        gradient_checkpointing: bool = False,
     ):
-        super().__init__(tokenizer, device)
+        super().__init__(base, tokenizer, device)
         base.requires_grad_(False)
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
-            # Every linear layer but the head: "LoRA Without Regret" (Schulman et al. 2025) finds
-            # that RL matches full fine-tuning if the MLP is adapted, too.
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
         # peft draws the initial weights from the global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model: PeftModel = get_peft_model(base, config, adapter_name=names[0])  # type: ignore[assignment]
             for name in names[1:]:
                 self.model.add_adapter(name, config)
-        self.model.to(device).eval()
+        if not _is_quantized(base):  # those are loaded where they stay
+            self.model.to(device)
+        self.model.eval()
+        if gradient_checkpointing:
+            self._checkpoint_layers(base)
         self._parameters: dict[str, dict[str, nn.Parameter]] = {
             name: {
-                key.replace(f".{name}.", "."): parameter
+                key.replace(f".{name}", ""): parameter
                 for key, parameter in self.model.named_parameters()
-                if f".{name}." in key
+                if f".{name}." in f"{key}."
             }
             for name in names
         }
         self._restore_gradients()
 
-    @property
-    def config(self) -> Any:
-        """Return the configuration of the base."""
-        return self.model.get_base_model().config
-
     @contextmanager
     def use_adapter(self, name: str | None) -> Iterator[PreTrainedModel]:
         """Switch to a policy's adapter, or all adapters off."""
-        base: PreTrainedModel = self.model.get_base_model()  # type: ignore[assignment]
         if name is None:
             with self.model.disable_adapter():
-                yield base
+                yield self.base
             self._restore_gradients()
             return
         if self.model.active_adapter != name:
             self.model.set_adapter(name)
             self._restore_gradients()
-        yield base
+        yield self.base
 
     def _restore_gradients(self) -> None:
         # peft turns gradients off for every adapter it deactivates. Two forwards under two adapters
@@ -193,8 +279,9 @@ class FullBackbone(Backbone):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        gradient_checkpointing: bool = False,
     ):
-        super().__init__(tokenizer, device)
+        super().__init__(base, tokenizer, device)
         # Master weights stay in float32, or small updates would be lost; autocast computes in
         # `dtype`.
         base = base.float().eval()
@@ -204,11 +291,8 @@ class FullBackbone(Backbone):
             name: copy.deepcopy(base).requires_grad_(True) for name in names
         }
         self.models[None] = base.requires_grad_(False)
-
-    @property
-    def config(self) -> Any:
-        """Return the configuration of the base."""
-        return self.models[None].config
+        for name in names if gradient_checkpointing else ():
+            self._checkpoint_layers(self.models[name])
 
     @contextmanager
     def use_adapter(self, name: str | None) -> Iterator[PreTrainedModel]:
@@ -243,20 +327,34 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_base(model: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    model: str,
+    dtype: torch.dtype,
+    *,
+    quantization: Quantization = "none",
+    device: torch.device | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal LM and its tokenizer.
 
     Args:
         model: `embedded`, a folder, or a name on the hub.
-        dtype: of the weights.
+        dtype: of the weights, or of the arithmetic on quantized ones.
+        quantization: of the weights of linear layers.
+        device: where quantized weights are put; the CPU if None.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: if there is no such model, or it cannot be quantized here.
     """
     source = str(EMBEDDED_MODEL) if model in ("embedded", EMBEDDED_NAME) else model
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
+    if quantization != "none":
+        options |= {
+            "quantization_config": quantization_config(quantization, dtype),
+            "device_map": {"": str(device or "cpu")},
+        }
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        base = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        tokenizer = load_tokenizer(source)
+        base = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -267,9 +365,92 @@ def load_base(model: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
         base.name_or_path = (
             EMBEDDED_NAME  # peft writes it into the adapter: no path of this machine
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return base, tokenizer
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that pads, and does so on the left.
+
+    Raises:
+        ValueError: if it has no end token.
+        OSError: if there is none.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    if tokenizer.eos_token_id is None:
+        raise ValueError("its tokenizer has no end token: set eos_token and save it again")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # what is padded is masked: any token will do
+    return tokenizer
+
+
+def quantization_config(kind: Literal["8bit", "4bit"], dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return the settings of LLM.int8() (arXiv 2208.07339) or QLoRA (arXiv 2305.14314).
+
+    Raises:
+        ValueError: if bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"Expected bitsandbytes for quantization {kind}, found none: "
+            'pip install -c constraints.txt -e ".[agents,quantization]".'
+        )
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def lora_config(
+    model: nn.Module,
+    rank: int,
+    *,
+    targets: Sequence[str] = ("all-linear",),
+    rank_pattern: Mapping[str, int] | None = None,
+    dora: bool = False,
+) -> LoraConfig:
+    """Return the settings of LoRA (Hu et al. 2021, arXiv 2106.09685) or DoRA (arXiv 2402.09353).
+
+    Args:
+        model: what will be adapted.
+        rank: r; α is 2r everywhere.
+        targets: last parts of the names of modules; `all-linear` is every linear layer but the
+            head: "LoRA Without Regret" (Schulman et al. 2025) finds that RL matches full
+            fine-tuning if the MLP is adapted, too.
+        rank_pattern: rank by part of a module's name, such as `layers.0` or `mlp`; the first that
+            fits counts.
+        dora: learn magnitudes apart from directions.
+
+    Raises:
+        ValueError: if a target or a pattern fits no module.
+    """
+    rank_pattern = rank_pattern or {}
+    names = [f".{name}." for name, _ in model.named_modules()]
+    for part in targets:
+        if part != "all-linear" and not any(name.endswith(f".{part}.") for name in names):
+            raise ValueError(_no_module("lora_targets", "end", part, model))
+    for part in rank_pattern:
+        if not any(f".{part}." in name for name in names):
+            raise ValueError(_no_module("lora_rank_pattern", "are in", part, model))
+    ranks = {rf"{re.escape(part)}(\..*)?": r for part, r in rank_pattern.items()}
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear" if "all-linear" in targets else list(targets),
+        rank_pattern=ranks,
+        alpha_pattern={part: 2 * r for part, r in ranks.items()},
+        use_dora=dora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _no_module(field: str, how: str, part: str, model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if not list(module.children())]
+    example = names[len(names) // 2]
+    return f"Expected parts in {field} that {how} module names such as {example}, got {part!r}."
 
 
 def make_backbone(
@@ -282,9 +463,94 @@ def make_backbone(
     dtype: torch.dtype,
     device: torch.device,
     seed: int,
+    targets: Sequence[str] = ("all-linear",),
+    rank_pattern: Mapping[str, int] | None = None,
+    gradient_checkpointing: bool = False,
 ) -> Backbone:
-    """Build the backbone of a run around a base model."""
-    if adapter == "lora":
-        base = base.to(dtype)  # type: ignore[arg-type]
-        return LoraBackbone(base, tokenizer, names, rank=rank, device=device, seed=seed)
-    return FullBackbone(base, tokenizer, names, dtype=dtype, device=device)
+    """Build the backbone of a run around a base model.
+
+    Raises:
+        ValueError: if the model is of a kind that this package cannot run, or if the adapter does
+            not fit it.
+    """
+    quantized = _is_quantized(base)
+    backbone: Backbone
+    if adapter == "full":
+        if quantized:
+            raise ValueError(
+                "Expected adapter lora or dora on a quantized base, whose weights cannot be "
+                "trained, got full: pass --adapter lora."
+            )
+        backbone = FullBackbone(
+            base,
+            tokenizer,
+            names,
+            dtype=dtype,
+            device=device,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+    else:
+        config = lora_config(
+            base, rank, targets=targets, rank_pattern=rank_pattern, dora=adapter == "dora"
+        )
+        backbone = LoraBackbone(
+            base if quantized else base.to(dtype),  # type: ignore[arg-type]
+            tokenizer,
+            names,
+            config=config,
+            device=device,
+            seed=seed,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+    exact = dtype == torch.float32 and not quantized
+    # Sums in another order: in float32 the last digits; eight bits of bfloat16 or of a quantized
+    # layer add up to a few per cent of the largest logit over the layers.
+    check_pieces(backbone, tolerance=1e-3 if exact else 0.1)
+    return backbone
+
+
+def _is_quantized(model: PreTrainedModel) -> bool:
+    return model.config.to_dict().get("quantization_config") is not None
+
+
+@torch.no_grad()
+def check_pieces(backbone: Backbone, tolerance: float) -> None:
+    """Check on six tokens that padding, cache and head give the logits of the model as a whole.
+
+    Args:
+        backbone: whose reference is run.
+        tolerance: largest difference, in shares of the largest logit.
+
+    Raises:
+        ValueError: if they do not: recurrent models that padding disturbs, positions that cannot be
+            given, heads that read more than the last hidden states.
+    """
+    ids = torch.arange(1, 7, device=backbone.device)[None] % backbone.config.vocab_size
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]], device=backbone.device).bool()
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    padded = torch.cat([ids[:, :2], ids], dim=1)
+    kind = type(backbone.base).__name__
+    try:
+        with backbone.use_adapter(None) as model:
+            expected = model(input_ids=ids).logits.float()
+        cache = backbone.new_cache()
+        parts = [slice(0, 6), slice(6, 7), slice(7, 8)]
+        hidden = [
+            backbone.hidden(None, padded[:, p], mask[:, : p.stop], positions[:, p], cache)
+            for p in parts
+        ]
+        found = backbone.logits(None, torch.cat(hidden, dim=1)[:, 2:]).float()
+    except (TypeError, AttributeError, KeyError, ValueError, AssertionError) as error:
+        # bitsandbytes asserts that a processor can multiply matrices of these sizes
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"Expected a causal language model that runs with padding, positions and a cache, got "
+            f"{kind}: {reason}"
+        ) from error
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    if not difference <= tolerance:
+        raise ValueError(
+            f"Expected a causal language model whose logits do not depend on padding and cache and "
+            f"follow from its last hidden states, got {kind}, where they differ by "
+            f"{difference:.2g} of the largest: choose another --model."
+        )

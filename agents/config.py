@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -50,10 +51,22 @@ class TrainConfig:
     """`embedded`, `tiny` (untrained, for the task's own vocabulary), a folder, or a name on the
     hub; or one for each policy, separated by commas: what they write to each other crosses as text.
     """
-    adapter: Literal["lora", "full"] = "lora"
-    """Train LoRA adapters on one shared base, or one full copy of the model per policy."""
+    chat_template: bool = True
+    """Let models with a chat template read prompts as a user's message in it."""
+    adapter: Literal["lora", "dora", "full"] = "lora"
+    """Train LoRA or DoRA adapters on one shared base, or one full copy of the model per policy."""
     lora_rank: int = 16
     """Rank of the adapters; >= 1."""
+    lora_targets: str = "all-linear"
+    """What is adapted: `all-linear` (but the head), or last parts of module names, such as
+    `q_proj,v_proj`."""
+    lora_rank_pattern: str = ""
+    """Other ranks for parts of the model, such as `layers.0=4,mlp=8`; the first that fits a module
+    counts."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Hold the frozen base in int8 or NF4 (needs bitsandbytes)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, …"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -197,6 +210,7 @@ class TrainConfig:
                 f"Expected one model, or one for each of {self.observers + 1} policies, separated "
                 f"by commas, got {self.model!r}."
             )
+        self._check_adapters()
         if self.algorithm == "ppo" and self.observers:
             raise ValueError(
                 f"Expected no observers with algorithm ppo, the single-agent baseline, got "
@@ -209,6 +223,41 @@ class TrainConfig:
                 f"value must be worth as much to the one before), got {self.reward_sharing}: "
                 "pass --handover sampled."
             )
+
+    def _check_adapters(self) -> None:
+        if not all(self.targets):
+            raise ValueError(
+                "Expected lora_targets to be all-linear or module names with commas between them, "
+                f"got {self.lora_targets!r}: try --lora-targets q_proj,v_proj."
+            )
+        if any(rank < 1 for rank in self.rank_pattern.values()):
+            raise ValueError(
+                f"Expected ranks of at least 1 in lora_rank_pattern, got "
+                f"{self.lora_rank_pattern!r}: name in --lora-targets what is to be adapted."
+            )
+        if self.adapter == "dora" and self.quantization == "8bit":
+            # Next to the magnitudes of DoRA, bitsandbytes 0.50 loses the scales of its int8 layers.
+            raise ValueError(
+                "Expected quantization none or 4bit with adapter dora, got 8bit: pass "
+                "--quantization 4bit, or --adapter lora."
+            )
+        if self.adapter != "full":
+            if self.quantization != "none" and self.model == "tiny":
+                raise ValueError(
+                    f"Expected quantization none with the model tiny, which is made anew in every "
+                    f"run, got {self.quantization}: pass --model embedded, or --quantization none."
+                )
+            return
+        for name, off in (
+            ("quantization", "none"),
+            ("lora_targets", "all-linear"),
+            ("lora_rank_pattern", ""),
+        ):
+            if (value := getattr(self, name)) != off:
+                raise ValueError(
+                    f"Expected adapter lora or dora with {name}, got full and {value}: pass "
+                    f"--adapter lora, or leave out --{name.replace('_', '-')}."
+                )
 
     def resolved(self, own: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration with nothing left to the algorithm.
@@ -230,6 +279,27 @@ class TrainConfig:
         """The base model of each policy."""
         models = self.model.split(",")
         return models if len(models) > 1 else models * (self.observers + 1)
+
+    @property
+    def targets(self) -> list[str]:
+        """`lora_targets` as a list."""
+        return [part.strip() for part in self.lora_targets.split(",")]
+
+    @property
+    def rank_pattern(self) -> dict[str, int]:
+        """`lora_rank_pattern` as a dictionary.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        parts = [part.strip() for part in self.lora_rank_pattern.split(",") if part.strip()]
+        pairs = [re.fullmatch(r"([\w.]+)\s*=\s*(\d+)", part) for part in parts]
+        if not all(pairs):
+            raise ValueError(
+                "Expected lora_rank_pattern to be NAME=RANK with commas between them, got "
+                f"{self.lora_rank_pattern!r}: try --lora-rank-pattern layers.0=4,mlp=8."
+            )
+        return {pair[1]: int(pair[2]) for pair in pairs if pair}
 
     @property
     def run_folder(self) -> Path:

@@ -77,7 +77,9 @@ def play(
         with Console().status("loading the partner", spinner="line"):
             player = ModelPartner(load(partner), seed, of=partner)
         if not player.shares_tokenizer(rules):
-            options["tokenizer"] = player.policy.backbone.tokenizer
+            from agents.chat import ChatTokenizer
+
+            options["tokenizer"] = ChatTokenizer(player.policy.backbone.tokenizer)  # type: ignore[arg-type]
             env = raw_env(action_level="response", **options)
     with contextlib.suppress(ImportError):  # Windows has none, and edits lines without it
         import readline  # noqa: F401 # `input` finds it
@@ -145,7 +147,8 @@ class ModelPartner:
                 f"Expected --partner to be a policy that can read {rules.task.name}, got "
                 f"{self.description}, which reads {prompt!r} as {theirs.decode(ids)!r}."
             )
-        return ours.vocab_size == theirs.vocab_size and ours.encode(prompt) == ids
+        read = self.policy.encode([prompt], max_new_tokens=1)[0][0].tolist()
+        return ours.vocab_size == theirs.vocab_size and ours.encode(prompt) == read
 
 
 class ScriptedPartner:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
 
 from agents.backbone import Backbone
+from agents.chat import prompt_ids
 from agents.functional import entropy, exact_kl, sampling_log_probs
 from agents.types import Generation, TokenBatch
 
@@ -59,17 +59,18 @@ class LLMPolicy:
     def encode(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
         """Tokenize prompts to ids and mask, both (B, L), padded on the left.
 
+        Chat models read a prompt as a user's message.
+
         Raises:
             ValueError: if a prompt has no token, or does not leave room for the response.
         """
         backbone = self.backbone
-        batch = backbone.tokenizer(
-            list(prompts), padding=True, return_tensors="pt", split_special_tokens=True
-        )
+        rows = prompt_ids(backbone.tokenizer, prompts)
+        if not rows or not all(rows):
+            raise ValueError(f"Expected prompts of at least one token, got {list(prompts)[:3]!r}.")
+        batch = backbone.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()  # type: ignore[union-attr]
         lengths = mask.sum(1)
-        if len(prompts) == 0 or int(lengths.min()) == 0:
-            raise ValueError(f"Expected prompts of at least one token, got {list(prompts)[:3]!r}.")
         longest = int(lengths.argmax())
         if int(lengths[longest]) + max_new_tokens > backbone.context:
             raise ValueError(
@@ -106,9 +107,9 @@ class LLMPolicy:
             uniforms = draw_uniforms(len(prompts), max_new_tokens, generator)
         backbone, tokenizer = self.backbone, self.backbone.tokenizer
         uniforms = uniforms.to(backbone.device)
-        prompt_ids, prompt_mask = self.encode(prompts, max_new_tokens)
-        cache = DynamicCache()
-        ids, mask = prompt_ids, prompt_mask
+        given_ids, given_mask = self.encode(prompts, max_new_tokens)
+        cache = backbone.new_cache()
+        ids, mask = given_ids, given_mask
         positions = token_positions(mask)
         alive = torch.ones(len(ids), dtype=torch.bool, device=backbone.device)
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -118,7 +119,7 @@ class LLMPolicy:
             tokens = log_probs.argmax(-1) if greedy else draw(log_probs, uniforms[:, t])
             chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
             columns.append((tokens, chosen, alive))
-            alive = alive & (tokens != tokenizer.eos_token_id)
+            alive = alive & ~torch.isin(tokens, backbone.stop_ids)
             if not backbone.anybody(alive):
                 break
             ids = tokens[:, None]
@@ -126,8 +127,8 @@ class LLMPolicy:
             positions = positions[:, -1:] + 1
         tokens, chosen, kept = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
         generation = Generation(
-            prompt_ids=prompt_ids,
-            prompt_mask=prompt_mask,
+            prompt_ids=given_ids,
+            prompt_mask=given_mask,
             response_ids=tokens.masked_fill(~kept, tokenizer.pad_token_id),  # type: ignore[arg-type]
             response_mask=kept,
             sampled_log_probs=chosen * kept,

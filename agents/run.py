@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from agents.backbone import DType, FullBackbone, load_base, pick_device, pick_dtype
+from agents.backbone import DType, FullBackbone, load_base, load_tokenizer, pick_device, pick_dtype
 from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.evaluation import Evaluation, evaluate_policies
 from agents.policy import LLMPolicy
@@ -88,6 +88,8 @@ def load_policy(
     if adapter.is_file():
         trained_on: dict[str, Any] = json.loads(adapter.read_text(encoding="utf-8"))
         model, tokenizer = load_base(base or trained_on["base_model_name_or_path"] or "", number)
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = load_tokenizer(str(folder))  # with the chat template that it was trained in
         model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
     elif (folder / "config.json").is_file():
         model, tokenizer = load_base(str(folder), torch.float32)

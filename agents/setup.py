@@ -52,7 +52,11 @@ def build_backbones(
         if model == "tiny":
             base, tokenizer = tiny_model(make_task(config.task), config.seed)
         else:
-            base, tokenizer = load_base(model, dtype)
+            base, tokenizer = load_base(
+                model, dtype, quantization=config.quantization, device=device
+            )
+        if not config.chat_template:
+            tokenizer.chat_template = None  # saved so: who loads the policy asks it the same way
         policies = [name for name, source in sources.items() if source == model]
         critics = [critic_name(critic, name) for name in policies] if critic else []
         backbone = make_backbone(
@@ -64,6 +68,9 @@ def build_backbones(
             dtype=dtype,
             device=device,
             seed=config.seed,
+            targets=config.targets,
+            rank_pattern=config.rank_pattern,
+            gradient_checkpointing=config.gradient_checkpointing,
         )
         backbones |= dict.fromkeys(policies, backbone)
     return {name: backbones[name] for name in config.policy_names}

@@ -16,6 +16,7 @@ MAY_CHANGE_ON_RESUME = {
     "keep",
     "sample_every",
     "evaluation_queries",
+    "trackers",
 }
 
 

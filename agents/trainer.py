@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from agents.algorithms import algorithm_class
+from agents.cards import write_cards
 from agents.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -33,6 +34,7 @@ from agents.critic import Critic
 from agents.errors import DivergenceError
 from agents.evaluation import Evaluation, evaluate_policies, print_evaluation, sample_texts
 from agents.functional import schedule_factor
+from agents.histograms import Histograms
 from agents.interrupts import deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
@@ -44,6 +46,7 @@ from agents.roles import RoleSchedule
 from agents.rollout import collect
 from agents.run_folder import check_run_folder
 from agents.setup import build_backbone, build_games, build_reward
+from agents.trackers import check_trackers, open_trackers
 from agents.types import Rollout, TrainBatch, Turn
 from cory_env import RewardError, make_task
 
@@ -130,6 +133,7 @@ class Trainer:
         self.critic_optimizers = {name: shared[id(c)] for name, c in self.critics.items()}
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
         self.skipped_in_a_row = dict.fromkeys(names, 0)
+        self.histograms = Histograms()
 
     def iterate(self, iteration: int) -> MetricRow:
         """Play one batch of episodes, learn from it, and return the metrics."""
@@ -181,6 +185,7 @@ class Trainer:
         config = self.config
         history: list[dict[str, Tensor]] = []
         for _ in range(config.epochs):
+            self.histograms.start(policy, batch)
             order = torch.randperm(len(batch), generator=self.generators[policy])
             steps = [
                 self._step(policy, batch.take(rows))
@@ -198,6 +203,7 @@ class Trainer:
         if self.critics:
             optimizers.append(self.critic_optimizers[policy])
         output = self.algorithm.loss(policy, batch)
+        self.histograms.add(policy, batch, output)
         for optimizer in optimizers:
             optimizer.zero_grad()
         output.loss.backward()
@@ -300,13 +306,19 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     """
     folder, console = config.run_folder, console or Console()
     check_run_folder(config, resume)
+    check_trackers(config)
     trainer = Trainer(config)
     done = _restore(trainer, folder) if resume else 0
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
 
     with (
-        MetricLogger(folder, config.iterations, console=console) as logger,
+        MetricLogger(
+            folder,
+            config.iterations,
+            console=console,
+            trackers=open_trackers(config, done, console),
+        ) as logger,
         deferred_interrupts() as stop,
     ):
         logger.truncate_after(done - 1)
@@ -321,7 +333,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
                 # Nothing has been learnt yet: the weights are those of before the iteration.
                 save_checkpoint(folder / "checkpoints", done, *before, config.keep)
                 raise
-            logger.log(row)
+            logger.log(row, trainer.histograms.row(done))
             done += 1
             if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
                 save_checkpoint(folder / "checkpoints", done, *trainer.state(), config.keep)
@@ -340,6 +352,8 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
 
     interrupted = done < config.iterations
     evaluation = None if interrupted else _finish(trainer, folder, console)
+    if not interrupted:
+        write_cards(folder)
     report = write_report(folder)
     if interrupted:
         console.print(

@@ -152,7 +152,7 @@ class Algorithm(ABC):
                 "approx_kl": masked_mean(ratio - 1 - log_ratio, mask),
                 "explained_variance": explained_variance(batch.baselines, batch.returns, mask),
             }
-        return LossOutput(loss, metrics)
+        return LossOutput(loss, metrics, log_ratio.detach())
 
     def state(self) -> dict[str, Any]:
         """Return what the next batch depends on, as JSON takes it."""

@@ -6,6 +6,7 @@ Sources: PPO (Schulman et al. 2017, arXiv 1707.06347, eq. 7); GAE (arXiv 1506.02
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class IPPO(Algorithm):
             self.config.value_clip or None,
         )
         value_loss = masked_mean(errors, batch.response_mask)
-        return LossOutput(output.loss + self.config.value_coef * value_loss, output.metrics)
+        return replace(output, loss=output.loss + self.config.value_coef * value_loss)
 
     def _values(
         self, rollout: Rollout, seat: int, ref_hidden: Tensor

@@ -1,4 +1,4 @@
-"""The command line: `python -m agents train | evaluate | report | play`.
+"""The command line: `python -m agents train | evaluate | report | merge | push | play`.
 
 The only place that parses flags and turns an error of the user into one line and exit code 2. Heavy
 imports wait until the flags are understood.
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -31,7 +31,9 @@ USAGE = """usage: python -m agents COMMAND …
 
   train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields
   evaluate RUN [--split test] [--queries N] [--greedy]   score a run's policies, alone and as a team
-  report RUN                                             write report.html of a run
+  report RUN [RUN …] [--out FILE]                        page of a run, or of several side by side
+  merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
+  push RUN ORG/NAME [--public]                           upload the policies of a run to the hub
   play TASK [--seat observer_0] [--partner POLICY]       take a seat yourself, a model has the other
 """
 
@@ -48,6 +50,8 @@ class _TrainFlags:
     """Go on from the last checkpoint of the run."""
     out: str = ""
     """Run folder; empty for runs/TASK."""
+    push_to_hub: str = ""
+    """ORG/NAME: at the end upload the policies, as `push` does, to private repositories."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +72,41 @@ class _EvaluateFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class _ReportFlags:
-    """Write report.html from the files of a run."""
+    """Write a page about a run, or one about several side by side."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]
+    """Run folders; those that differ in the seed alone are drawn as one curve."""
+    out: Path | None = None
+    """File to write; None for report.html in the run folder, or comparison.html here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MergeFlags:
+    """Write an adapter and its base as one model, which transformers loads without peft."""
+
+    policy: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="POLICY")]
+    """Folder of an adapter, such as runs/imdb/final/llm_0."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """New or empty folder."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+    base: str = ""
+    """Base model; empty for the one that the adapter was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PushFlags:
+    """Upload the policies of a finished run as ORG/NAME-llm_0, ORG/NAME-llm_1, ….
+
+    With their model cards. Uploading again adds a commit.
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ORG/NAME")]
+    """Owner and beginning of the names."""
+    public: bool = False
+    """Let everyone see repositories that are new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "report": _report,
+        "merge": _merge,
+        "push": _push,
         "play": _play,
     }
     if not argv or argv[0] in ("-h", "--help"):
@@ -139,10 +176,21 @@ def _train(argv: list[str]) -> int:
     flags, rest = _parse(_TrainFlags, argv, prog="train", unknown=True)
     start = _starting_point(flags)
     config, _ = _parse(TrainConfig, rest, prog="train", default=start)
+    if flags.push_to_hub:
+        from agents.hub import check_push
+
+        check_push(flags.push_to_hub)
     from agents.trainer import train
 
     _hush()
-    return 130 if train(config, resume=flags.resume).interrupted else 0
+    run = train(config, resume=flags.resume)
+    if run.interrupted:
+        return 130
+    if flags.push_to_hub:
+        from agents.hub import push
+
+        print(*push(run.folder, flags.push_to_hub), sep="\n")
+    return 0
 
 
 def _starting_point(flags: _TrainFlags) -> TrainConfig:
@@ -179,9 +227,35 @@ def _evaluate(argv: list[str]) -> int:
 
 def _report(argv: list[str]) -> int:
     flags, _ = _parse(_ReportFlags, argv, prog="report")
-    from agents.report import write_report
+    if not flags.runs:
+        raise ValueError("Expected at least one run folder, got none.")
+    if flags.out is not None and flags.out.is_dir():
+        raise ValueError(f"Expected a file for --out, got the folder {flags.out}.")
+    if len(flags.runs) == 1:
+        from agents.report import write_report
 
-    print(write_report(flags.run))
+        print(write_report(flags.runs[0], flags.out))
+    else:
+        from agents.comparison import write_comparison
+
+        print(write_comparison(flags.runs, flags.out or Path("comparison.html")))
+    return 0
+
+
+def _merge(argv: list[str]) -> int:
+    flags, _ = _parse(_MergeFlags, argv, prog="merge")
+    from agents.merge import merge
+
+    _hush()
+    print(merge(flags.policy, flags.out, dtype=flags.dtype, base=flags.base or None))
+    return 0
+
+
+def _push(argv: list[str]) -> int:
+    flags, _ = _parse(_PushFlags, argv, prog="push")
+    from agents.hub import push
+
+    print(*push(flags.run, flags.repository, public=flags.public), sep="\n")
     return 0
 
 

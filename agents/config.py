@@ -19,6 +19,8 @@ _AT_LEAST_1 = (
 )
 _ABOVE_0 = (*("learning_rate", "critic_learning_rate", "max_grad_norm", "temperature", "top_p"),)
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
 _PPO = {
     **{"kl": "exact", "whitening": "role", "normalization": "constant", "ratio": "token"},
     **{"clip": 0.2, "clip_high": 0.0, "group_size": 1},
@@ -178,6 +180,9 @@ class TrainConfig:
     """Iterations between two sets of sample texts; >= 1."""
     evaluation_queries: int = 256
     """Held-out queries of the evaluation at the end; 0 for none."""
+    trackers: str = ""
+    """Where metrics and samples go besides the run folder: `tensorboard`, `wandb`, `trackio`, or
+    several, with commas between them."""
 
     def __post_init__(self) -> None:
         """Check ranges and cross-field rules."""
@@ -193,6 +198,8 @@ class TrainConfig:
             if choices := get_args(kind):
                 value = getattr(self, name)
                 _expect(value in choices, name, f"one of {', '.join(choices)}", value)
+        for name in self.tracker_names:
+            _expect(name in TRACKERS, "trackers", f"among {', '.join(TRACKERS)}", name)
         if self.batch_size % self.minibatch_size:
             raise ValueError(
                 f"Expected minibatch_size to divide batch_size, got {self.minibatch_size} and "
@@ -300,6 +307,11 @@ class TrainConfig:
                 f"{self.lora_rank_pattern!r}: try --lora-rank-pattern layers.0=4,mlp=8."
             )
         return {pair[1]: int(pair[2]) for pair in pairs if pair}
+
+    @property
+    def tracker_names(self) -> list[str]:
+        """The trackers, each once."""
+        return list(dict.fromkeys(filter(None, map(str.strip, self.trackers.split(",")))))
 
     @property
     def run_folder(self) -> Path:

@@ -21,15 +21,18 @@ from rich.live import Live
 from agents.display import Progress, live_view, plain_line, print_before_after
 from agents.records import (
     REFERENCE,
+    HistogramRow,
     MetricRow,
     MetricValue,
     SampleRow,
+    append_histograms,
     append_rows,
     number,
     read_metrics,
     read_samples,
     truncate_rows,
 )
+from agents.trackers import Tracker
 
 __all__ = [
     "MetricLogger",
@@ -46,7 +49,9 @@ _REFRESHES_PER_SECOND = 2.0
 
 
 class MetricLogger:
-    """Appends rows to `metrics.jsonl` and `samples.jsonl` in `out`, and shows the progress.
+    """Appends rows to the `.jsonl` files in `out` and shows the progress.
+
+    `trackers` get every row as well, and are closed when the context is left.
 
     A context manager; leaving it, also by Ctrl-C, gives the terminal back as it was. Rows that are
     in the folder already count as the beginning of this run: a new run in an old folder starts with
@@ -63,10 +68,13 @@ class MetricLogger:
         *,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.console = console or Console()
         self._metrics_path = out / "metrics.jsonl"
         self._samples_path = out / "samples.jsonl"
+        self._histograms_path = out / "histograms.jsonl"
+        self._trackers = trackers
         self._total_iterations = total_iterations
         self._clock = clock
         self._started_at = clock()
@@ -96,13 +104,16 @@ class MetricLogger:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        for tracker in self._trackers:
+            tracker.close()
 
-    def log(self, row: Mapping[str, MetricValue]) -> None:
+    def log(self, row: Mapping[str, MetricValue], histograms: HistogramRow | None = None) -> None:
         """Append the metrics of one iteration; NaN and infinities are written as null.
 
         Args:
             row: `iteration`, counted from 0 and greater than in the row before; `seconds` this
                 iteration took; `tokens_per_second`; and `llm_i/<metric>` per policy.
+            histograms: of the same iteration.
 
         Raises:
             ValueError: The iteration is missing or not after the last one.
@@ -114,6 +125,8 @@ class MetricLogger:
                 f"To go on from there, call `truncate_after` first."
             )
         append_rows(self._metrics_path, [row])
+        if histograms is not None:
+            append_histograms(self._histograms_path, histograms)
         self._rows.append(dict(row))
         self._logged_at.append(self._clock())
         if self._live is None:
@@ -123,11 +136,15 @@ class MetricLogger:
                 highlight=False,
                 soft_wrap=True,
             )
+        for tracker in self._trackers:
+            tracker.log(row, histograms)
 
     def samples(self, rows: Sequence[SampleRow]) -> None:
         """Append sample texts; the first one of each policy is shown until the next call."""
         append_rows(self._samples_path, rows)
         self._show_texts(rows)
+        for tracker in self._trackers:
+            tracker.samples(rows)
 
     def truncate_after(self, iteration: int) -> None:
         """Forget all that came after metrics row `iteration`; -1 forgets everything.
@@ -136,12 +153,13 @@ class MetricLogger:
         of up to k updates. Each file is replaced atomically.
         """
         truncate_rows(self._metrics_path, iteration)
+        truncate_rows(self._histograms_path, iteration)
         truncate_rows(self._samples_path, iteration + 1 if iteration >= 0 else -1)
         self._load()
 
     def _drop_cut_short_lines(self) -> None:
         """Or the next row would be appended to the stump."""
-        for path in (self._metrics_path, self._samples_path):
+        for path in (self._metrics_path, self._samples_path, self._histograms_path):
             if path.exists() and not path.read_bytes().endswith(b"\n"):
                 truncate_rows(path)
 

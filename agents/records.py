@@ -1,4 +1,4 @@
-"""The two append-only files of a run: `metrics.jsonl` and `samples.jsonl`.
+"""The append-only files of a run: `metrics.jsonl`, `samples.jsonl` and `histograms.jsonl`.
 
 One JSON object a line. A run that is killed while it writes leaves at most one cut-short last
 line, which every reader here skips. What the rows mean is fixed here; who fills them is the
@@ -45,6 +45,16 @@ class SampleRow(TypedDict):
     task_reward: float | None
 
 
+class HistogramRow(TypedDict):
+    """How values are spread over the tokens of one iteration."""
+
+    iteration: int
+    edges: dict[str, list[float]]
+    """By quantity (`log_ratio`, `kl`): n + 1 edges. The end bins hold what lies beyond as well."""
+    counts: dict[str, list[int]]
+    """n counts by `llm_i/<quantity>`."""
+
+
 def read_metrics(path: Path) -> list[MetricRow]:
     """Read the rows of a `metrics.jsonl`, without a cut-short last line.
 
@@ -69,6 +79,22 @@ def read_samples(path: Path) -> list[SampleRow]:
     return cast("list[SampleRow]", list(slots.values()))
 
 
+def read_histograms(path: Path) -> list[HistogramRow]:
+    """Read the rows of a `histograms.jsonl`, without a cut-short last line.
+
+    Raises:
+        ValueError: There is no such file, or a line before the last is not a histogram row.
+    """
+    rows = _read_rows(path, required=tuple(HistogramRow.__annotations__))
+    return cast("list[HistogramRow]", rows)
+
+
+def append_histograms(path: Path, row: HistogramRow) -> None:
+    """Append one row; it has left the process when this returns."""
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(_lines([row]))
+
+
 def append_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Append rows to a file of JSON lines; they have left the process when this returns.
 
@@ -86,7 +112,7 @@ def truncate_rows(path: Path, last_iteration: float = math.inf) -> None:
     if path.exists():
         rows = _read_rows(path, required=("iteration",))
         kept = [row for row in rows if cast("int", row["iteration"]) <= last_iteration]
-        write_atomically(path, _encode(kept))
+        write_atomically(path, _lines(kept))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -117,6 +143,18 @@ def role_swaps(rows: Sequence[MetricRow]) -> list[int]:
         for before, row in itertools.pairwise(rows)
         if any(row.get(key) != before.get(key) for key in role_keys)
     ]
+
+
+def by_role(rows: Sequence[MetricRow]) -> tuple[list[str], list[MetricRow]]:
+    """The roles in turn order, and the rows with them in the place of the policies."""
+    names = policy_names(rows)
+    renamed: list[MetricRow] = []
+    for row in rows:
+        roles = {name: str(row.get(f"{name}/role") or "alone") for name in names}
+        keys = ((key.partition("/"), value) for key, value in row.items())
+        renamed.append({f"{roles.get(n, n)}{slash}{rest}": v for (n, slash, rest), v in keys})
+    roles = policy_names(renamed)
+    return sorted(roles, key=lambda role: role.startswith("observer")), renamed
 
 
 def number(row: Mapping[str, object], key: str) -> float:
@@ -160,7 +198,11 @@ def _read_rows(path: Path, *, required: Sequence[str]) -> list[MetricRow]:
 
 def _encode(rows: Iterable[Mapping[str, object]]) -> str:
     plain = ({key: _plain(key, value) for key, value in row.items()} for row in rows)
-    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in plain)
+    return _lines(plain)
+
+
+def _lines(rows: Iterable[Mapping[str, object]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def _plain(key: str, value: object) -> MetricValue:

@@ -1,35 +1,52 @@
 """`report.html`: a run on one page that needs no network, no server and no script.
 
-Reads what a run folder holds (`config.json`, `metrics.jsonl`, `samples.jsonl`, `evaluation.json`)
-and leaves out what it does not hold, so an unfinished run has a report too. All text is escaped:
-what a model wrote is shown, never obeyed. Equal folders give equal bytes.
+Leaves out what a run folder does not hold, so an unfinished run has a report too. Equal folders
+give equal bytes.
 """
 
 from __future__ import annotations
 
-import html
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
-from agents.curves import NUM_COLOURS, curve_svg, plane_svg, smoothing_window
+from agents.curves import (
+    curve_svg,
+    heat_map_svg,
+    plane_svg,
+    role_curve_svg,
+    smoothing_window,
+)
+from agents.page import (
+    EVALUATION_COLUMNS,
+    RunFiles,
+    colour_class,
+    column_scale,
+    document,
+    escaped,
+    evaluation_rows,
+    finite_mean,
+    finite_sum,
+    interval_cell,
+    interval_of,
+    panel,
+    read_run,
+    rounded,
+    value_text,
+    wall_time,
+)
 from agents.records import (
     REFERENCE,
+    HistogramRow,
     MetricRow,
     SampleRow,
     number,
     policy_names,
-    printable,
-    read_metrics,
-    read_samples,
     role_swaps,
     write_atomically,
 )
 
-_STYLESHEET = Path(__file__).with_name("report.css")
 _MAIN_CURVES = (
     ("task_reward", "Task reward", "What the policy's own responses earn, before any penalty."),
     ("kl", "KL to the reference", "Nats, summed over a response: how far the policy has moved."),
@@ -42,15 +59,17 @@ _COLLAPSE_CURVES = (
 )
 _OPTIMISER_CURVES = (
     ("clip_fraction", "Clip fraction", "Share of tokens whose probability ratio was clipped."),
+    ("gradient_norm", "Gradient norm", "Before it is scaled down to --max-grad-norm."),
     ("approx_kl", "Approximate KL", "Between the policy before and after an update."),
     ("explained_variance", "Explained variance", "1: the critic foresees the returns; 0: no idea."),
 )
-_EVALUATION_COLUMNS = (
-    ("reward", "Task reward"),
-    ("kl", "KL, nats"),
-    ("combined", "Combined"),
-    ("length", "Length"),
-    ("distinct_2", "Distinct-2"),
+_SPREADS = (
+    ("kl", "KL per token", "Nats, when the responses were sampled: which tokens pay for the mean."),
+    (
+        "log_ratio",
+        "Log-ratio per token",
+        "New to old policy during the last pass over the batch: how far a step moves each token.",
+    ),
 )
 _HEADLINE = (("task_reward", "task reward"), ("kl", "KL, nats"), ("combined_reward", "combined"))
 _HEADLINE_SHARE = 10
@@ -59,62 +78,34 @@ _OPEN_QUERIES = 3
 """Queries whose texts are unfolded when the page opens."""
 
 
-def write_report(run: Path) -> Path:
-    """Write `report.html` into a run folder and return its path.
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write the page of a run and return its path.
+
+    Args:
+        run: The run folder.
+        out: Where to write; None for `report.html` in the run folder.
 
     Raises:
         ValueError: The folder holds no run, or a file in it is not what a run writes.
     """
-    config_path, metrics_path = run / "config.json", run / "metrics.jsonl"
-    if not config_path.is_file() and not metrics_path.is_file():
-        found = (
-            "an empty folder" if run.is_dir() else "a file" if run.exists() else "no such folder"
-        )
-        if run.is_dir() and any(run.iterdir()):
-            found = "a folder with neither"
-        raise ValueError(
-            f"Expected a run folder with config.json and metrics.jsonl at {run}, got {found}. "
-            "Give the folder that `python -m agents train TASK --out DIR` wrote to."
-        )
-    samples_path, evaluation_path = run / "samples.jsonl", run / "evaluation.json"
-    page = _page(
-        name=run.resolve().name,
-        config=_read_object(config_path) if config_path.is_file() else {},
-        rows=read_metrics(metrics_path) if metrics_path.is_file() else [],
-        samples=read_samples(samples_path) if samples_path.is_file() else [],
-        evaluation=_read_object(evaluation_path) if evaluation_path.is_file() else {},
-    )
-    report_path = run / "report.html"
-    write_atomically(report_path, page)
-    return report_path
+    path = out or run / "report.html"
+    write_atomically(path, _page(read_run(run)))
+    return path
 
 
-def _page(
-    *,
-    name: str,
-    config: Mapping[str, object],
-    rows: Sequence[MetricRow],
-    samples: Sequence[SampleRow],
-    evaluation: Mapping[str, object],
-) -> str:
-    names = policy_names(rows)
+def _page(run: RunFiles) -> str:
+    names = policy_names(run.rows)
     sections = [
-        _header(name, config, rows),
-        _headline(rows, names),
-        _curves(rows, names),
-        _evaluation(evaluation, names),
-        _texts(samples, names),
-        _configuration(config),
+        _header(run.name, run.config, run.rows),
+        _headline(run.rows, names),
+        _curves(run.rows, names),
+        _roles(run.rows, names),
+        _spread(run.histograms, run.rows, names),
+        _evaluation(run.evaluation, names),
+        _texts(run.samples, names),
+        _configuration(run.config),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_text(_title(name, config))}</title>\n"
-        f"<style>\n{_STYLESHEET.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(_title(run.name, run.config), sections)
 
 
 def _title(name: str, config: Mapping[str, object]) -> str:
@@ -129,14 +120,14 @@ def _header(name: str, config: Mapping[str, object], rows: Sequence[MetricRow]) 
     facts = [f"seed {config['seed']}"] if "seed" in config else []
     facts.append(f"{done} iterations" if finished else f"{done} of {planned} iterations")
     if rows:
-        facts.append(_wall_time(_sum(number(row, "seconds") for row in rows)))
-        rate = _mean(number(row, "tokens_per_second") for row in rows)
+        facts.append(wall_time(finite_sum(number(row, "seconds") for row in rows)))
+        rate = finite_mean(number(row, "tokens_per_second") for row in rows)
         facts += [] if math.isnan(rate) else [f"{rate:,.0f} tokens/s"]
     badge = "" if finished else ' <span class="badge">unfinished</span>'
     return (
-        f'<header>\n<p class="eyebrow">Run {_text(name)}</p>\n'
-        f"<h1>{_text(_title(name, config))}{badge}</h1>\n"
-        f"<p>{' · '.join(_text(fact) for fact in facts)}</p>\n</header>"
+        f'<header>\n<p class="eyebrow">Run {escaped(name)}</p>\n'
+        f"<h1>{escaped(_title(name, config))}{badge}</h1>\n"
+        f"<p>{' · '.join(escaped(fact) for fact in facts)}</p>\n</header>"
     )
 
 
@@ -145,7 +136,7 @@ def _headline(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
         return '<p class="note">No iteration has finished yet.</p>'
     window = _last_window(rows, names)
     cards = "".join(
-        f'<article class="card {_colour_class(index)}">\n<h3>{_text(name)}</h3>\n<dl>'
+        f'<article class="card {colour_class(index)}">\n<h3>{escaped(name)}</h3>\n<dl>'
         + "".join(_change(rows, f"{name}/{metric}", label, window) for metric, label in _HEADLINE)
         + "</dl>\n</article>\n"
         for index, name in enumerate(names)
@@ -161,10 +152,10 @@ def _headline(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
 
 
 def _change(rows: Sequence[MetricRow], key: str, label: str, window: int) -> str:
-    end = _mean(number(row, key) for row in rows[-window:])
+    end = finite_mean(number(row, key) for row in rows[-window:])
     return (
-        f"<div><dt>{label}</dt><dd><strong>{_figure(end)}</strong></dd>"
-        f'<dd class="from">from {_figure(number(rows[0], key))}</dd></div>'
+        f"<div><dt>{label}</dt><dd><strong>{rounded(end)}</strong></dd>"
+        f'<dd class="from">from {rounded(number(rows[0], key))}</dd></div>'
     )
 
 
@@ -201,7 +192,7 @@ def _curves(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
     if swaps:
         times = "once" if len(swaps) == 1 else f"{len(swaps)} times"
         reading.append(f"Dotted lines: roles exchanged, {times}.")
-    plane = _panel(
+    plane = panel(
         "Reward against KL",
         "Ring: start; dot: now. Up and to the left is better.",
         plane_svg(rows),
@@ -228,6 +219,45 @@ def _curves(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
+def _roles(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
+    """The same curves by role: what a seat earns, whoever sits in it."""
+    if not rows or len(names) < 2:
+        return ""
+    panels = "".join(
+        panel(title, caption, role_curve_svg(rows, metric))
+        for metric, title, caption in _MAIN_CURVES
+        if _known(rows, names, metric)
+    )
+    return (
+        '<section>\n<h2>By role</h2>\n<p class="note">One line per seat, taken by one policy after '
+        f'the other.</p><div class="panels small">{panels}</div>\n</section>'
+    )
+
+
+def _spread(
+    histograms: Sequence[HistogramRow], rows: Sequence[MetricRow], names: Sequence[str]
+) -> str:
+    """A map per policy and quantity of how the values of all tokens are spread."""
+    panels = "".join(
+        panel(f"{title}, {escaped(name)}", caption, heat_map_svg(histograms, rows, name, quantity))
+        for quantity, title, caption in _SPREADS
+        for name in names
+        if any(f"{name}/{quantity}" in row["counts"] for row in histograms)
+    )
+    return (
+        '<section>\n<h2>Spread over the tokens</h2>\n<p class="note">Each column is a histogram: '
+        "the darker, the larger the share of the iteration’s tokens. Bins are finer near 0; what "
+        "lies beyond counts in the last one.</p>\n"
+        f'<div class="panels">{panels}</div>\n</section>'
+        if panels
+        else ""
+    )
+
+
+def _known(rows: Sequence[MetricRow], names: Sequence[str], metric: str) -> bool:
+    return any(math.isfinite(number(row, f"{name}/{metric}")) for row in rows for name in names)
+
+
 def _curve_panel(
     rows: Sequence[MetricRow],
     names: Sequence[str],
@@ -237,77 +267,32 @@ def _curve_panel(
     *,
     small: bool = False,
 ) -> str:
-    known = any(math.isfinite(number(row, f"{name}/{metric}")) for row in rows for name in names)
-    return _panel(title, caption, curve_svg(rows, metric, small=small)) if known else ""
-
-
-def _panel(title: str, caption: str, svg: str) -> str:
-    return (
-        f'<figure class="panel"><figcaption><h3>{title}</h3><p>{caption}</p></figcaption>\n'
-        f"{svg}</figure>\n"
-    )
+    known = _known(rows, names, metric)
+    return panel(title, caption, curve_svg(rows, metric, small=small)) if known else ""
 
 
 def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> str:
     if not evaluation:
         return ""
-    rows = evaluation.get("rows")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(
-            "Expected evaluation.json to hold a list of objects as `rows`, got "
-            f"{type(rows).__name__}. Run `python -m agents evaluate DIR` again."
-        )
-    columns = [
-        (key, title) for key, title in _EVALUATION_COLUMNS if any(key in row for row in rows)
-    ]
-    scales = {key: _scale(_triple(row, key) for row in rows) for key, _ in columns}
+    rows = evaluation_rows(evaluation)
+    columns = [(key, title) for key, title in EVALUATION_COLUMNS if any(key in row for row in rows)]
+    scales = {key: column_scale(interval_of(row, key) for row in rows) for key, _ in columns}
     head = "".join(f'<th scope="col">{title}</th>' for _, title in columns)
     body: list[str] = []
     for row in rows:
         name = str(row.get("name", ""))
-        colour = _colour_class(names.index(name)) if name in names else ""
-        cells = "".join(_interval_cell(_triple(row, key), scales[key]) for key, _ in columns)
-        body.append(f'<tr class="{colour}"><th scope="row">{_text(name)}</th>{cells}</tr>\n')
+        colour = colour_class(names.index(name)) if name in names else ""
+        cells = "".join(interval_cell(interval_of(row, key), scales[key]) for key, _ in columns)
+        body.append(f'<tr class="{colour}"><th scope="row">{escaped(name)}</th>{cells}</tr>\n')
     greedy = evaluation.get("greedy")
     decoding = ", answered greedily" if greedy is True else ", sampled" if greedy is False else ""
     return (
         "<section>\n<h2>Evaluation</h2>\n"
-        f'<p class="note">{_text(evaluation.get("num_queries", "?"))} queries of the '
-        f"{_text(evaluation.get('split', '?'))} split{decoding}; beside each mean its 95 % "
+        f'<p class="note">{escaped(evaluation.get("num_queries", "?"))} queries of the '
+        f"{escaped(evaluation.get('split', '?'))} split{decoding}; beside each mean its 95 % "
         "bootstrap interval, drawn to one scale per column.</p>\n"
         f'<div class="wide"><table class="evaluation">\n<thead><tr><th></th>{head}</tr></thead>\n'
         f"<tbody>\n{''.join(body)}</tbody></table></div>\n</section>"
-    )
-
-
-def _triple(row: Mapping[str, object], key: str) -> tuple[float, float, float]:
-    """A mean and the ends of its interval; NaN what is not there."""
-    value = row.get(key)
-    parts = cast("list[object]", value) if isinstance(value, list) else []
-    mean, low, high = [*(number({"": part}, "") for part in parts), *[math.nan] * 3][:3]
-    return mean, low, high
-
-
-def _scale(triples: Iterable[tuple[float, float, float]]) -> tuple[float, float]:
-    """The lowest and the highest value of a column."""
-    finite = [value for triple in triples for value in triple if math.isfinite(value)]
-    return (min(finite), max(finite)) if finite else (0.0, 1.0)
-
-
-def _interval_cell(triple: tuple[float, float, float], scale: tuple[float, float]) -> str:
-    mean, low, high = triple
-    if math.isnan(mean):
-        return "<td>–</td>"
-    if math.isnan(low) or math.isnan(high):
-        return f"<td><strong>{_figure(mean)}</strong></td>"
-    span = (scale[1] - scale[0]) or 1.0
-    at = [4 + 92 * (value - scale[0]) / span for value in (mean, low, high)]
-    return (
-        f'<td><strong>{_figure(mean)}</strong> <span class="interval">{_figure(low)} to '
-        f'{_figure(high)}</span><svg class="whisker" viewBox="0 0 100 8" aria-hidden="true">'
-        f'<line x1="4" x2="96" y1="4" y2="4" class="rail"/>'
-        f'<line x1="{at[1]:.1f}" x2="{at[2]:.1f}" y1="4" y2="4" class="range"/>'
-        f'<circle cx="{at[0]:.1f}" cy="4" r="3"/></svg></td>'
     )
 
 
@@ -341,15 +326,15 @@ def _query_block(
             key=lambda row: row["iteration"],
         )
         if own:
-            colour = _colour_class(names.index(policy)) if policy in names else ""
+            colour = colour_class(names.index(policy)) if policy in names else ""
             columns.append(
-                f'<div class="{colour}"><h4>{_text(policy)}</h4>\n<ol>\n'
+                f'<div class="{colour}"><h4>{escaped(policy)}</h4>\n<ol>\n'
                 + "".join(_sample(row, f"after {row['iteration']}") for row in own)
                 + "</ol></div>"
             )
     return (
         f"<details{' open' if unfolded else ''}>"
-        f'<summary class="query">{_text(query)}</summary>\n'
+        f'<summary class="query">{escaped(query)}</summary>\n'
         f'<ol class="reference">{"".join(_sample(row, REFERENCE) for row in reference)}</ol>\n'
         f'<div class="texts">{"".join(columns)}</div></details>'
     )
@@ -358,9 +343,9 @@ def _query_block(
 def _sample(row: SampleRow, when: str) -> str:
     role = "" if row["role"] == "alone" else f" · {row['role']}"
     return (
-        f'<li><span class="when">{_text(when + role)}</span>'
-        f'<span class="reward">{_figure(number(row, "task_reward"))}</span>'
-        f'<p class="response">{_text(row["response"].strip())}</p></li>\n'
+        f'<li><span class="when">{escaped(when + role)}</span>'
+        f'<span class="reward">{rounded(number(row, "task_reward"))}</span>'
+        f'<p class="response">{escaped(row["response"].strip())}</p></li>\n'
     )
 
 
@@ -368,63 +353,10 @@ def _configuration(config: Mapping[str, object]) -> str:
     if not config:
         return ""
     entries = "".join(
-        f"<div><dt>{_text(key)}</dt><dd>{_text(_value(value))}</dd></div>\n"
+        f"<div><dt>{escaped(key)}</dt><dd>{escaped(value_text(value))}</dd></div>\n"
         for key, value in config.items()
     )
     return (
         "<section>\n<details open><summary><h2>Configuration</h2></summary>\n"
         f'<dl class="configuration">\n{entries}</dl></details>\n</section>'
     )
-
-
-def _read_object(path: Path) -> dict[str, object]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"Expected a JSON object in {path}, got {error}. Mend or remove that file."
-        ) from error
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"Expected a JSON object in {path}, got {type(value).__name__}. "
-            "Mend or remove that file."
-        )
-    return value
-
-
-def _text(value: object) -> str:
-    return html.escape(printable(str(value)), quote=True)
-
-
-def _value(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _figure(value: float) -> str:
-    """Two decimals, two digits below 0.1, with a true minus sign; a dash for NaN."""
-    if math.isnan(value):
-        return "–"
-    digits = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
-    if 0 < abs(value) < 0.1:
-        digits = f"{value:.2g}"
-    return digits.replace("-", "−")
-
-
-def _wall_time(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{hours} h {minutes - 60 * hours} min" if hours else f"{minutes} min"
-
-
-def _sum(values: Iterable[float]) -> float:
-    return sum(value for value in values if math.isfinite(value))
-
-
-def _mean(values: Iterable[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _colour_class(index: int) -> str:
-    return f"policy-{index % NUM_COLOURS}"

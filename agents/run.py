@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftModel
 
-from agents.backbone import DType, FullBackbone, load_base, load_tokenizer, pick_device, pick_dtype
+from agents.backbone import DType, FullBackbone, load_base, pick_device, pick_dtype
 from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.evaluation import Evaluation, evaluate_policies
+from agents.merge import load_merged
 from agents.policy import LLMPolicy
 from agents.records import write_atomically
 from agents.run_folder import read_config
@@ -86,11 +85,7 @@ def load_policy(
     number = pick_dtype(dtype, place)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        trained_on: dict[str, Any] = json.loads(adapter.read_text(encoding="utf-8"))
-        model, tokenizer = load_base(base or trained_on["base_model_name_or_path"] or "", number)
-        if (folder / "tokenizer_config.json").is_file():
-            tokenizer = load_tokenizer(str(folder))  # with the chat template that it was trained in
-        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
+        model, tokenizer = load_merged(folder, number, base)
     elif (folder / "config.json").is_file():
         model, tokenizer = load_base(str(folder), torch.float32)
     else:

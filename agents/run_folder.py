@@ -15,6 +15,7 @@ MAY_CHANGE_ON_RESUME = {
     "keep",
     "sample_every",
     "evaluation_queries",
+    "trackers",
 }
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from agents.algorithms import algorithm_class
 from agents.backbone import pick_device
+from agents.cards import write_cards
 from agents.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -41,6 +42,7 @@ from agents.evaluation import (
     sample_texts,
 )
 from agents.functional import Totals, explained_variance, schedule_factor, stratified_order
+from agents.histograms import Histograms
 from agents.interrupts import deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
@@ -52,6 +54,7 @@ from agents.roles import RoleSchedule
 from agents.rollout import collect, draw_examples
 from agents.run_folder import check_run_folder
 from agents.setup import build_backbones, build_critics, build_games, build_reward
+from agents.trackers import check_trackers, open_trackers
 from agents.types import Rollout, TrainBatch, Turn
 from agents.world import World, join_world
 from cory_env import RewardError, make_task
@@ -137,6 +140,7 @@ class Trainer:
         self.critic_optimizers = {name: shared[id(c)] for name, c in self.critics.items()}
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
         self.skipped_in_a_row = dict.fromkeys(names, 0)
+        self.histograms = Histograms(self.world)
 
     def _check_shares(self) -> None:
         """Check that every process gets as many rows of each batch, and whole groups.
@@ -231,6 +235,7 @@ class Trainer:
         lengths = self.world.gather(batch.response_mask.sum(1).cpu())
         history: list[dict[str, Tensor]] = []
         for _ in range(config.epochs):
+            self.histograms.start(policy, batch)
             order = stratified_order(len(lengths), config.minibatch_size, self.generators[policy])
             steps = [
                 self._step(policy, batch, rows, Totals(len(rows), int(lengths[rows].sum())))
@@ -259,8 +264,10 @@ class Trainer:
         for part in own.to(batch.response_ids.device).split(
             self.config.microbatch_size or len(own)
         ):
-            output = self.algorithm.loss(policy, batch.take(part), totals)
+            part_batch = batch.take(part)
+            output = self.algorithm.loss(policy, part_batch, totals)
             output.loss.backward()
+            self.histograms.add(policy, part_batch, output)
             shares.append({"loss": output.loss.detach(), **output.metrics})
         sums = self.world.total(torch.stack([torch.stack([*s.values()]) for s in shares]).sum(0))
         metrics = dict(zip(shares[0], sums, strict=True))
@@ -374,6 +381,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     world = join_world(pick_device(config.device))
     folder, console = config.run_folder, console or Console()
     check_run_folder(config, resume)
+    check_trackers(config)
     world.any(False)  # nobody writes before everybody has checked
     if not world.writes:
         console = Console(quiet=True)
@@ -385,7 +393,10 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     with (
         TemporaryDirectory() as scratch,
         MetricLogger(
-            folder if world.writes else Path(scratch), config.iterations, console=console
+            folder if world.writes else Path(scratch),
+            config.iterations,
+            console=console,
+            trackers=open_trackers(config, done, console) if world.writes else (),
         ) as logger,
         deferred_interrupts() as stop,
     ):
@@ -393,6 +404,8 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     interrupted = done < config.iterations
     evaluation = None if interrupted else _finish(trainer, folder, console)
     if world.writes:
+        if not interrupted:
+            write_cards(folder)
         report = write_report(folder)
         console.print(
             f"Interrupted after {done} iterations, saved; go on with --resume. See {report}."
@@ -420,7 +433,7 @@ def _learn(
             # Nothing has been learnt yet: the weights are those of before the iteration.
             _save(trainer, folder, done, before)
             raise
-        logger.log(row)
+        logger.log(row, trainer.histograms.row(done))
         done += 1
         if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
             _save(trainer, folder, done, trainer.state())

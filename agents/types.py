@@ -113,3 +113,5 @@ class LossOutput:
 
     loss: Tensor
     metrics: dict[str, Tensor]
+    log_ratios: Tensor | None = None
+    """(B, T) of the policy to the one that sampled, without gradient, for the histograms."""

@@ -161,7 +161,8 @@ class Algorithm(ABC):
                 # k3 of the step: an estimate of KL(old ‖ new) that is never negative.
                 "approx_kl": ((ratio - 1 - log_ratio) * mask).sum() / totals.tokens,
             }
-        return LossOutput(loss + self._value_loss(policy, batch, scores, totals), metrics)
+        loss = loss + self._value_loss(policy, batch, scores, totals)
+        return LossOutput(loss, metrics, log_ratio.detach())
 
     def _value_loss(
         self, policy: str, batch: TrainBatch, scores: Scores, totals: Totals

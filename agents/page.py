@@ -1,0 +1,210 @@
+"""The parts that pages about runs share: reading a run folder, the frame, figures and intervals.
+
+A page is one file of HTML without scripts that needs no network. All text is escaped: what a model
+wrote is shown, never obeyed.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from agents.curves import NUM_COLOURS
+from agents.records import (
+    HistogramRow,
+    MetricRow,
+    SampleRow,
+    number,
+    printable,
+    read_histograms,
+    read_metrics,
+    read_samples,
+)
+
+_STYLESHEET = Path(__file__).with_name("report.css")
+
+EVALUATION_COLUMNS = (
+    ("reward", "Task reward"),
+    ("kl", "KL, nats"),
+    ("combined", "Combined"),
+    ("length", "Length"),
+    ("distinct_2", "Distinct-2"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiles:
+    """What a run folder holds; empty what it does not hold (yet)."""
+
+    name: str
+    config: dict[str, object]
+    rows: list[MetricRow]
+    samples: list[SampleRow]
+    histograms: list[HistogramRow]
+    evaluation: dict[str, object]
+
+
+def read_run(run: Path) -> RunFiles:
+    """Read the files of a run, finished or not.
+
+    Raises:
+        ValueError: The folder holds no run, or a file in it is not what a run writes.
+    """
+    config_path, metrics_path = run / "config.json", run / "metrics.jsonl"
+    if not config_path.is_file() and not metrics_path.is_file():
+        found = (
+            "an empty folder" if run.is_dir() else "a file" if run.exists() else "no such folder"
+        )
+        if run.is_dir() and any(run.iterdir()):
+            found = "a folder with neither"
+        raise ValueError(
+            f"Expected a run folder with config.json and metrics.jsonl at {run}, got {found}. "
+            "Give the folder that `python -m agents train TASK --out DIR` wrote to."
+        )
+    samples_path, evaluation_path = run / "samples.jsonl", run / "evaluation.json"
+    histograms_path = run / "histograms.jsonl"
+    return RunFiles(
+        name=run.resolve().name,
+        config=read_object(config_path) if config_path.is_file() else {},
+        rows=read_metrics(metrics_path) if metrics_path.is_file() else [],
+        samples=read_samples(samples_path) if samples_path.is_file() else [],
+        histograms=read_histograms(histograms_path) if histograms_path.is_file() else [],
+        evaluation=read_object(evaluation_path) if evaluation_path.is_file() else {},
+    )
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """Return a whole page; empty sections are left out."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escaped(title)}</title>\n"
+        f"<style>\n{_STYLESHEET.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def evaluation_rows(evaluation: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return the rows of an evaluation.json.
+
+    Raises:
+        ValueError: There are none.
+    """
+    rows = evaluation.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(
+            "Expected evaluation.json to hold a list of objects as `rows`, got "
+            f"{type(rows).__name__}. Run `python -m agents evaluate DIR` again."
+        )
+    return rows
+
+
+def panel(title: str, caption: str, svg: str) -> str:
+    """Return a figure with its title and caption."""
+    return (
+        f'<figure class="panel"><figcaption><h3>{title}</h3><p>{caption}</p></figcaption>\n'
+        f"{svg}</figure>\n"
+    )
+
+
+def interval_of(row: Mapping[str, object], key: str) -> tuple[float, float, float]:
+    """A mean and the ends of its interval; NaN what is not there."""
+    value = row.get(key)
+    parts = cast("list[object]", value) if isinstance(value, list) else []
+    mean, low, high = [*(number({"": part}, "") for part in parts), *[math.nan] * 3][:3]
+    return mean, low, high
+
+
+def column_scale(triples: Iterable[tuple[float, float, float]]) -> tuple[float, float]:
+    """The lowest and the highest value of a column."""
+    finite = [value for triple in triples for value in triple if math.isfinite(value)]
+    return (min(finite), max(finite)) if finite else (0.0, 1.0)
+
+
+def interval_cell(triple: tuple[float, float, float], scale: tuple[float, float]) -> str:
+    """Return a table cell with a mean and its interval, drawn to the scale of its column."""
+    mean, low, high = triple
+    if math.isnan(mean):
+        return "<td>–</td>"
+    if math.isnan(low) or math.isnan(high):
+        return f"<td><strong>{rounded(mean)}</strong></td>"
+    span = (scale[1] - scale[0]) or 1.0
+    at = [4 + 92 * (value - scale[0]) / span for value in (mean, low, high)]
+    return (
+        f'<td><strong>{rounded(mean)}</strong> <span class="interval">{rounded(low)} to '
+        f'{rounded(high)}</span><svg class="whisker" viewBox="0 0 100 8" aria-hidden="true">'
+        f'<line x1="4" x2="96" y1="4" y2="4" class="rail"/>'
+        f'<line x1="{at[1]:.1f}" x2="{at[2]:.1f}" y1="4" y2="4" class="range"/>'
+        f'<circle cx="{at[0]:.1f}" cy="4" r="3"/></svg></td>'
+    )
+
+
+def escaped(value: object) -> str:
+    """Return a value as text that a page shows and never obeys."""
+    return html.escape(printable(str(value)), quote=True)
+
+
+def value_text(value: object) -> str:
+    """Return a value of a configuration as it is written in JSON, texts without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def rounded(value: float) -> str:
+    """Two decimals, two digits below 0.1, with a true minus sign; a dash for NaN."""
+    if math.isnan(value):
+        return "–"
+    digits = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
+    if 0 < abs(value) < 0.1:
+        digits = f"{value:.2g}"
+    return digits.replace("-", "−")
+
+
+def wall_time(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{hours} h {minutes - 60 * hours} min" if hours else f"{minutes} min"
+
+
+def finite_sum(values: Iterable[float]) -> float:
+    """Add what is finite."""
+    return sum(value for value in values if math.isfinite(value))
+
+
+def finite_mean(values: Iterable[float]) -> float:
+    """Average what is finite; NaN if nothing is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def colour_class(index: int) -> str:
+    """Return the CSS class of the n-th policy or run."""
+    return f"policy-{index % NUM_COLOURS}"
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"Expected a JSON object in {path}, got {error}. Mend or remove that file."
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"Expected a JSON object in {path}, got {type(value).__name__}. "
+            "Mend or remove that file."
+        )
+    return value

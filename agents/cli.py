@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from agents.config import TrainConfig
-from agents.errors import DivergenceError
+from agents.errors import DivergenceError, EngineError
 from agents.presets import PRESETS, preset_values
 from cory_env import RewardError
 
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[0] not in commands:
             raise ValueError(f"Expected a command ({', '.join(commands)}), got {argv[0]!r}.")
         return commands[argv[0]](argv[1:])
-    except (ValueError, RewardError, DivergenceError) as error:
+    except (ValueError, RewardError, DivergenceError, EngineError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -3,3 +3,7 @@
 
 class DivergenceError(RuntimeError):
     """Losses or gradients are no longer finite."""
+
+
+class EngineError(RuntimeError):
+    """What generates the responses is not there, is not what the run needs, or has failed."""

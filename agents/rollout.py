@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from agents.engines.base import Engine
+from agents.engines.builtin import BuiltinEngine
 from agents.policy import LLMPolicy
 from agents.types import Rollout, Turn
 from cory_env import Example
@@ -20,6 +22,7 @@ def collect(
     policies: Mapping[str, LLMPolicy],
     generators: Mapping[str, torch.Generator],
     *,
+    engine: Engine | None = None,
     examples: Sequence[Example] | None = None,
     group_size: int = 1,
     causal_credit: bool = True,
@@ -31,11 +34,13 @@ def collect(
         games: B episodes whose tokenizer is the policies'.
         policies: who plays each role.
         generators: the source of randomness for each role.
+        engine: what generates; None for the policies themselves.
         examples: (B,) what to ask; None to draw from the task.
         group_size: episodes of each example that is drawn, one after the other; divides B.
         causal_credit: leave out of an agent's reward what was decided before its turn.
         greedy: take the most probable tokens.
     """
+    engine = engine or BuiltinEngine()
     if examples is None and group_size > 1:
         drawn = [
             games.rules.task.sample(games.np_random) for _ in range(games.num_envs // group_size)
@@ -44,10 +49,13 @@ def collect(
     prompts = games.reset(examples=examples)
     played = []
     while (role := games.agent_selection) is not None:
-        _, tokens = policies[role].generate(
+        shape = (len(prompts), games.rules.max_new_tokens)
+        _, tokens = engine.generate(
+            policies[role],
             prompts,
             max_new_tokens=games.rules.max_new_tokens,
-            generator=generators[role],
+            # float64: seeds for other engines are made of them, and should not meet.
+            uniforms=torch.rand(shape, generator=generators[role], dtype=torch.float64),
             greedy=greedy,
         )
         played.append((role, prompts, tokens))

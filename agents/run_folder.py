@@ -16,6 +16,8 @@ MAY_CHANGE_ON_RESUME = {
     "keep",
     "sample_every",
     "evaluation_queries",
+    "engine_url",
+    "engine_memory",
 }
 
 

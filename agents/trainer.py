@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ from agents.checkpoint import (
 )
 from agents.config import TrainConfig
 from agents.critic import Critic
-from agents.errors import DivergenceError
+from agents.engines import BuiltinEngine, Engine, make_engine
+from agents.errors import DivergenceError, EngineError
 from agents.evaluation import Evaluation, evaluate_policies, print_evaluation, sample_texts
-from agents.functional import schedule_factor
+from agents.functional import masked_mean, schedule_factor
 from agents.interrupts import deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
@@ -130,6 +132,7 @@ class Trainer:
         self.critic_optimizers = {name: shared[id(c)] for name, c in self.critics.items()}
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
         self.skipped_in_a_row = dict.fromkeys(names, 0)
+        self.engine: Engine = BuiltinEngine()
 
     def iterate(self, iteration: int) -> MetricRow:
         """Play one batch of episodes, learn from it, and return the metrics."""
@@ -157,13 +160,18 @@ class Trainer:
     def _collect(self, iteration: int) -> Rollout:
         config = self.config
         seats = self.roles.assign(self.games.agents, config.policy_names, iteration)
-        return collect(
+        for name in seats.values():
+            self.engine.sync(self.policies[name])
+        rollout = collect(
             self.games,
             {role: self.policies[name] for role, name in seats.items()},
             {role: self.generators[name] for role, name in seats.items()},
+            engine=self.engine,
             group_size=config.group_size,
             causal_credit=config.credit == "causal",
         )
+        self.engine.rest()
+        return rollout
 
     def _set_learning_rates(self, iteration: int) -> None:
         config = self.config
@@ -227,6 +235,10 @@ class Trainer:
             "entropy": float(batch.entropies.sum() / mask.sum()),
             "response_length": float(mask.sum(1).float().mean()),
             "distinct_2": distinct_2(turn.responses),
+            # Far from 0 if another engine has sampled with other weights than are learnt.
+            "sampler_gap": float(
+                masked_mean((batch.old_log_probs - turn.tokens.sampled_log_probs).abs(), mask)
+            ),
             **learned,
             "kl_coef": controller.coef,
         }
@@ -297,15 +309,20 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     Raises:
         ValueError: if the configuration or the run folder is unusable; nothing has been written
             then.
+        EngineError: if the engine is unusable, or fails; in a run, the iterations before are saved.
     """
     folder, console = config.run_folder, console or Console()
     check_run_folder(config, resume)
     trainer = Trainer(config)
     done = _restore(trainer, folder) if resume else 0
+    rules = trainer.games.rules
+    max_tokens = rules.max_prompt_tokens + rules.max_new_tokens
+    trainer.engine = make_engine(trainer.config, trainer.backbone, max_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
 
     with (
+        closing(trainer.engine),
         MetricLogger(folder, config.iterations, console=console) as logger,
         deferred_interrupts() as stop,
     ):
@@ -317,7 +334,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
             before = trainer.state()
             try:
                 row = trainer.iterate(done)
-            except RewardError:
+            except (RewardError, EngineError):
                 # Nothing has been learnt yet: the weights are those of before the iteration.
                 save_checkpoint(folder / "checkpoints", done, *before, config.keep)
                 raise

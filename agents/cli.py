@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from agents.config import TrainConfig
-from agents.errors import DivergenceError, ProcessError
+from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.presets import PRESETS, preset_values
 from cory_env import RewardError
 
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ProcessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (ValueError, RewardError, DivergenceError) as error:
+    except (ValueError, RewardError, DivergenceError, EngineError) as error:
         # Of several processes, all have met the same error.
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -17,7 +17,10 @@ _AT_LEAST_1 = (
     *("iterations", "lora_rank", "batch_size", "minibatch_size", "epochs"),
     *("save_every", "keep", "sample_every"),
 )
-_ABOVE_0 = (*("learning_rate", "critic_learning_rate", "max_grad_norm", "temperature", "top_p"),)
+_ABOVE_0 = (
+    *("learning_rate", "critic_learning_rate", "max_grad_norm", "temperature", "top_p"),
+    "engine_memory",
+)
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -26,6 +29,11 @@ _PPO = {
     **{"clip": 0.2, "clip_high": 0.0, "group_size": 1},
 }
 """What is left to the algorithm, and what PPO makes of it."""
+
+_IMPORTANCE_CAP = 2.0
+"""What TRL begins with, too. Source: Yao et al. 2025, "Your efficient RL framework secretly brings
+you off-policy RL training", who introduce the cap; huggingface/trl, `vllm_importance_sampling_cap`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,14 @@ class TrainConfig:
     """`auto`, `cpu`, `cuda`, …"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; `auto` takes bfloat16 where the hardware multiplies it."""
+
+    engine: Literal["builtin", "vllm", "vllm_server"] = "builtin"
+    """What generates the responses to learn from: the model that learns, vLLM on the same GPU, or a
+    vLLM server; the latter two with LoRA adapters only."""
+    engine_url: str = ""
+    """Address of the vLLM server, such as http://localhost:8000."""
+    engine_memory: float = 0.4
+    """Part of the GPU's memory that `vllm` takes while it generates, in (0, 1]."""
 
     reward: str = ""
     """Registered reward, or a Hugging Face sequence classifier; empty for the task's own."""
@@ -142,8 +158,8 @@ class TrainConfig:
     entropy_coef: float = 0.0
     """Weight of the entropy bonus, in rewards per nat and token; >= 0."""
     importance_cap: float = 0.0
-    """Largest weight of a token that another engine has sampled (truncated importance sampling);
-    0 trusts the sampler."""
+    """Largest weight of a token that another engine has sampled (truncated importance sampling); 0
+    for the engine's own: 2 for vLLM, none for `builtin`, which samples from what is learnt."""
     value_clip: float = 0.0
     """Clip range of values; 0 for none (it depends on the scale of the reward; the paper has
     0.2)."""
@@ -192,7 +208,7 @@ class TrainConfig:
             _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in _ABOVE_0:
             _expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("gamma", "gae_lambda", "top_p"):
+        for name in ("gamma", "gae_lambda", "top_p", "engine_memory"):
             _expect(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
         for name, kind in get_type_hints(TrainConfig).items():
             if choices := get_args(kind):
@@ -224,6 +240,7 @@ class TrainConfig:
                 f"{self.observers}: pass --observers 0, or --algorithm ippo for the same "
                 "learner with observers."
             )
+        self._check_engine()
         if self.handover == "value" and self.reward_sharing not in ("collective", "mean"):
             raise ValueError(
                 "Expected reward_sharing collective or mean with handover value (the next agent's "
@@ -266,14 +283,46 @@ class TrainConfig:
                     f"--adapter lora, or leave out --{name.replace('_', '-')}."
                 )
 
+    def _check_engine(self) -> None:
+        if (self.engine == "vllm_server") != bool(self.engine_url):
+            raise ValueError(
+                "Expected engine vllm_server and the engine_url of a server together, got engine "
+                f"{self.engine} and engine_url {self.engine_url!r}: pass both --engine vllm_server "
+                "--engine-url http://HOST:PORT, or neither."
+            )
+        if self.engine_url and not self.engine_url.startswith(("http://", "https://")):
+            raise ValueError(
+                "Expected an engine_url that begins with http:// or https://, got "
+                f"{self.engine_url!r}."
+            )
+        if self.engine == "builtin":
+            return
+        if self.adapter != "lora":
+            raise ValueError(
+                f"Expected adapter lora with engine {self.engine}, to which adapters are pushed, "
+                f"got {self.adapter}: pass --adapter lora, or --engine builtin."
+            )
+        if len(set(self.models)) > 1:
+            raise ValueError(
+                f"Expected one base model with engine {self.engine}, got {self.model}: pass "
+                "--engine builtin."
+            )
+        if self.model == "tiny":
+            raise ValueError(
+                f"Expected a model in a folder or on the hub with engine {self.engine}, got tiny, "
+                "which is built in memory: pass --engine builtin."
+            )
+
     def resolved(self, own: Mapping[str, Any]) -> TrainConfig:
-        """Return the configuration with nothing left to the algorithm.
+        """Return the configuration with nothing left to the algorithm or the engine.
 
         Args:
             own: the algorithm's own values, where they differ from those of PPO.
         """
         defaults: dict[str, Any] = {**_PPO, **own}
         left = {name: defaults[name] for name in _PPO if getattr(self, name) in ("auto", 0)}
+        if self.engine != "builtin" and self.importance_cap == 0:
+            left["importance_cap"] = _IMPORTANCE_CAP
         return replace(self, **left)
 
     @property

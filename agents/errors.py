@@ -7,3 +7,7 @@ class DivergenceError(RuntimeError):
 
 class ProcessError(RuntimeError):
     """One of the processes of a run is gone."""
+
+
+class EngineError(RuntimeError):
+    """What generates the responses is not there, is not what the run needs, or has failed."""

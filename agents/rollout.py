@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.engines.base import Engine
+from agents.engines.builtin import BuiltinEngine
 from agents.policy import LLMPolicy
 from agents.types import Rollout, Turn
 from cory_env import Example
@@ -24,6 +26,7 @@ def collect(
     policies: Mapping[str, LLMPolicy],
     uniforms: Mapping[str, Tensor],
     *,
+    engine: Engine | None = None,
     examples: Sequence[Example] | None = None,
     causal_credit: bool = True,
     greedy: bool = False,
@@ -35,14 +38,17 @@ def collect(
             others.
         policies: who plays each role.
         uniforms: the randomness of each role's responses, (B, T) from `draw_uniforms`.
+        engine: what generates; None for the policies themselves.
         examples: (B,) what to ask; None to draw from the task.
         causal_credit: leave out of an agent's reward what was decided before its turn.
         greedy: take the most probable tokens.
     """
+    engine = engine or BuiltinEngine()
     prompts = games.reset(examples=examples)
     played = []
     while (role := games.agent_selection) is not None:
-        generated = policies[role].generate(
+        generated = engine.generate(
+            policies[role],
             prompts,
             max_new_tokens=games.rules.max_new_tokens,
             uniforms=uniforms[role],

@@ -16,6 +16,8 @@ MAY_CHANGE_ON_RESUME = {
     "sample_every",
     "evaluation_queries",
     "trackers",
+    "engine_url",
+    "engine_memory",
 }
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +34,8 @@ from agents.checkpoint import (
     save_checkpoint,
 )
 from agents.config import TrainConfig
-from agents.errors import DivergenceError
+from agents.engines import BuiltinEngine, Engine, make_engine
+from agents.errors import DivergenceError, EngineError
 from agents.evaluation import (
     Evaluation,
     evaluate_policies,
@@ -140,6 +142,7 @@ class Trainer:
         self.critic_optimizers = {name: shared[id(c)] for name, c in self.critics.items()}
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
         self.skipped_in_a_row = dict.fromkeys(names, 0)
+        self.engine: Engine = BuiltinEngine()
         self.histograms = Histograms(self.world)
 
     def _check_shares(self) -> None:
@@ -203,16 +206,20 @@ class Trainer:
         }
         failed, rollout = [], None
         try:
+            for name in seats.values():
+                self.engine.sync(self.policies[name])
             rollout = collect(
                 games,
                 {role: self.policies[name] for role, name in seats.items()},
                 uniforms,
+                engine=self.engine,
                 examples=examples[rows],
                 causal_credit=config.credit == "causal",
             )
-        except RewardError as error:
+            self.engine.rest()
+        except (RewardError, EngineError) as error:
             failed.append(error)
-        # A reward that fails for one process must not leave the others waiting for it.
+        # What fails for one process must not leave the others waiting for it.
         if failed := self.world.gather_list(failed):
             raise failed[0]
         assert rollout is not None
@@ -286,9 +293,11 @@ class Trainer:
 
     def _metrics(self, turn: Turn, batch: TrainBatch, learned: dict[str, float]) -> MetricRow:
         controller, mask = self.controllers[turn.policy], batch.response_mask
-        sums = [turn.task_rewards, batch.kls.sum(1), batch.entropies.sum(1), mask.sum(1).float()]
-        # (4, B) of all processes
-        reward, kl, entropy, length = self.world.gather(torch.stack(sums, dim=1)).mean(0).tolist()
+        gaps = (batch.old_log_probs - turn.tokens.sampled_log_probs).abs() * mask
+        sums = [turn.task_rewards, mask.float().sum(1)]
+        sums += [values.sum(1) for values in (batch.kls, batch.entropies, gaps)]
+        means = self.world.gather(torch.stack(sums, dim=1)).mean(0)  # over all processes
+        reward, length, kl, entropy, gap = means.tolist()
         predictions, targets = self.world.gather(
             torch.stack([batch.baselines[mask], batch.returns[mask]], dim=1)
         ).T
@@ -299,6 +308,8 @@ class Trainer:
             "combined_reward": reward - controller.coef * kl,
             "entropy": entropy / length,
             "response_length": length,
+            # Far from 0 if another engine has sampled with other weights than are learnt.
+            "sampler_gap": gap / length,
             "distinct_2": distinct_2(self.world.gather_list(turn.responses)),
             **learned,
             "explained_variance": float(explained_variance(predictions, targets)),
@@ -377,6 +388,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     Raises:
         ValueError: if the configuration or the run folder is unusable; nothing has been written
             then.
+        EngineError: if the engine is unusable, or fails; in a run, the iterations before are saved.
     """
     world = join_world(pick_device(config.device))
     folder, console = config.run_folder, console or Console()
@@ -387,10 +399,12 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         console = Console(quiet=True)
     trainer = Trainer(config, world)
     done = _restore(trainer, folder) if resume else 0
+    trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, world.rank)
     if world.writes:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
     with (
+        closing(trainer.engine),
         TemporaryDirectory() as scratch,
         MetricLogger(
             folder if world.writes else Path(scratch),
@@ -429,7 +443,7 @@ def _learn(
         before = trainer.state()
         try:
             row = trainer.iterate(done)
-        except RewardError:
+        except (RewardError, EngineError):
             # Nothing has been learnt yet: the weights are those of before the iteration.
             _save(trainer, folder, done, before)
             raise

@@ -1,0 +1,36 @@
+"""The learner's own model generates: nothing to start, nothing to copy, no mismatch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from agents.policy import Generated, LLMPolicy
+
+
+class BuiltinEngine:
+    """Asks the policies themselves."""
+
+    def sync(self, policy: LLMPolicy) -> None:
+        """Do nothing: the weights are the policy's own."""
+
+    def generate(
+        self,
+        policy: LLMPolicy,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        uniforms: Tensor,
+        greedy: bool = False,
+    ) -> Generated:
+        """Sample one response to each prompt; see `Engine`."""
+        return policy.generate(
+            prompts, max_new_tokens=max_new_tokens, uniforms=uniforms, greedy=greedy
+        )
+
+    def rest(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,180 @@
+"""vLLM in this process, on the GPU that also learns: it sleeps while the policies are updated.
+
+Not yet run on a GPU: the calls were written against vLLM's source and are tested against a stand-in
+with the same signatures.
+
+Sources: vllm-project/vllm, vllm/entrypoints/llm.py (`LLM`, `generate`; at v0.26.0 `sleep` and
+`wake_up`), vllm/sampling_params.py at 00388f65 (`SamplingParams`), and at v0.26.0
+vllm/lora/request.py (`LoRARequest`) and vllm/config/lora.py (`MaxLoRARanks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from agents.engines.base import AdapterFolder, Sampled, pack, row_seeds, unpadded
+from agents.errors import EngineError
+from agents.policy import Generated, LLMPolicy
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for the largest rank of an adapter."""
+
+_OPTIONS = {
+    # Log-probs are to be of the distribution that is sampled from.
+    "logprobs_mode": "processed_logprobs",
+    # A model's own generation_config.json may cut the distribution.
+    "generation_config": "vllm",
+}
+
+
+def start_vllm(
+    model: str,
+    *,
+    num_policies: int,
+    rank: int,
+    dtype: str,
+    memory: float,
+    max_tokens: int,
+    seed: int,
+) -> Any:
+    """Load the base model a second time, into vLLM, and return its `LLM`.
+
+    Args:
+        model: a folder or a name on the hub.
+        num_policies: adapters in use at a time.
+        rank: of the adapters.
+        dtype: of the arithmetic.
+        memory: the part of the GPU's memory that vLLM takes while it is awake, in (0, 1].
+        max_tokens: longest prompt and response together.
+        seed: of what a request does not seed itself.
+
+    Raises:
+        EngineError: if vLLM is not installed, or cannot start.
+    """
+    return _ask(
+        "start",
+        _import("vllm").LLM,
+        model=model,
+        dtype=dtype,
+        seed=seed,
+        gpu_memory_utilization=memory,
+        max_model_len=max_tokens,
+        enable_lora=True,
+        max_loras=num_policies,
+        # vLLM refuses what is larger than the largest of its ranks.
+        max_lora_rank=next((r for r in RANKS if r >= rank), rank),
+        enable_sleep_mode=True,
+        **_OPTIONS,
+    )
+
+
+class VLLMEngine:
+    """Generates with `vllm.LLM` and one `LoRARequest` per version of a policy."""
+
+    def __init__(self, llm: Any, folder: Path):
+        """Take over a started vLLM.
+
+        Args:
+            llm: from `start_vllm`.
+            folder: where to write adapters.
+        """
+        self._llm: Any = llm
+        self._adapters = AdapterFolder(folder)
+        self._asleep = False
+
+    def sync(self, policy: LLMPolicy) -> None:
+        """Wake up, and write the policy's adapter for the requests to come."""
+        if self._asleep:
+            _ask("wake up", self._llm.wake_up)
+            self._asleep = False
+        if policy.name is None:
+            return
+        before = self._adapters.present.get(policy.name)
+        self._adapters.write(policy)
+        if before is not None:
+            # vLLM lets go of the version itself when the next one needs its place.
+            self._adapters.remove(before)
+
+    def generate(
+        self,
+        policy: LLMPolicy,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        uniforms: Tensor,
+        greedy: bool = False,
+    ) -> Generated:
+        """Sample one response to each prompt; see `Engine`."""
+        prompt_ids, prompt_mask = policy.encode(prompts, max_new_tokens)
+        rows = unpadded(prompt_ids, prompt_mask)
+        sampling_params = _import("vllm").SamplingParams
+        params = [
+            sampling_params(
+                max_tokens=max_new_tokens,
+                temperature=0.0 if greedy else policy.temperature,
+                top_p=1.0 if greedy else policy.top_p,
+                seed=seed,
+                logprobs=0,
+                ignore_eos=True,
+                stop_token_ids=policy.backbone.stop_ids.tolist(),
+                detokenize=False,
+            )
+            for seed in row_seeds(uniforms)
+        ]
+        request = None
+        if policy.name is not None:
+            adapter = self._adapters.present[policy.name]
+            lora_request = _import("vllm.lora.request").LoRARequest
+            request = lora_request(adapter.name, adapter.number, str(adapter.folder))
+        outputs = _ask(
+            "generate",
+            self._llm.generate,
+            [{"prompt_token_ids": row} for row in rows],
+            params,
+            use_tqdm=False,
+            lora_request=request,
+        )
+        sampled = [_sampled(output.outputs[0]) for output in outputs]
+        return pack(policy, prompt_ids, prompt_mask, sampled, max_new_tokens)
+
+    def rest(self) -> None:
+        """Move the weights to main memory and drop the key-value cache."""
+        _ask("sleep", self._llm.sleep, level=1)
+        self._asleep = True
+
+    def close(self) -> None:
+        """Let vLLM go and delete the adapters' files."""
+        self._llm = None
+        self._adapters.clear()
+
+
+def _import(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise EngineError(
+            f'Expected vLLM to be installed, got "{error}": pip install "vllm>=0.11", or pass '
+            "--engine builtin."
+        ) from error
+
+
+def _sampled(completion: Any) -> Sampled:
+    ids = list(completion.token_ids)
+    chosen = [step[i].logprob for i, step in zip(ids, completion.logprobs, strict=True)]
+    return Sampled(ids, chosen)
+
+
+def _ask(what: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call into vLLM; whatever it raises, it is the engine that has failed."""
+    try:
+        return call(*args, **options)
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise EngineError(
+            f"Expected vLLM to {what}, got {type(error).__name__}: {line}."
+        ) from error

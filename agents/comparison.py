@@ -31,6 +31,7 @@ from agents.records import (
     REFERENCE,
     SampleRow,
     by_role,
+    is_reference,
     number,
     policy_names,
     write_atomically,
@@ -244,7 +245,7 @@ def _query_block(query: str, entries: Sequence[_Entry]) -> str:
         items = "".join(
             _sample(row, f"{policy}, after {row['iteration']}")
             for policy, row in sorted(latest.items())
-            if policy != REFERENCE
+            if not is_reference(policy)
         )
         if items:
             columns += (

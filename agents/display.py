@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.records import (
-    REFERENCE,
     MetricRow,
     SampleRow,
+    is_reference,
     number,
     policy_names,
     printable,
@@ -89,8 +89,8 @@ def print_before_after(samples: Sequence[SampleRow], console: Console) -> None:
     for query, rows in _by_query(samples).items():
         table.add_row("", Text(_flat(query), style="bold"), "")
         for row in _reference_and_last(rows):
-            label = Text(row["policy"], style="dim" if row["policy"] == REFERENCE else "")
-            if row["policy"] != REFERENCE:
+            label = Text(row["policy"], style="dim" if is_reference(row["policy"]) else "")
+            if not is_reference(row["policy"]):
                 label.append(f" {row['role']}", style="dim")
             table.add_row(label, Text(_flat(row["response"])), _short(number(row, "task_reward")))
         table.add_section()
@@ -198,8 +198,9 @@ def _by_query(samples: Sequence[SampleRow]) -> dict[str, list[SampleRow]]:
 
 def _reference_and_last(rows: Sequence[SampleRow]) -> list[SampleRow]:
     """The reference's text, then each policy's of its last iteration, one per role."""
-    policies = sorted({row["policy"] for row in rows} - {REFERENCE})
-    chosen = [row for row in rows if row["policy"] == REFERENCE][:1]
+    first = {row["policy"]: row for row in reversed(rows)}
+    policies = sorted(policy for policy in first if not is_reference(policy))
+    chosen = [first[policy] for policy in sorted(first) if is_reference(policy)]
     for policy in policies:
         own = [row for row in rows if row["policy"] == policy]
         last = max(row["iteration"] for row in own)

@@ -20,13 +20,13 @@ from rich.live import Live
 
 from agents.display import Progress, live_view, plain_line, print_before_after
 from agents.records import (
-    REFERENCE,
     HistogramRow,
     MetricRow,
     MetricValue,
     SampleRow,
     append_histograms,
     append_rows,
+    is_reference,
     number,
     read_metrics,
     read_samples,
@@ -174,7 +174,7 @@ class MetricLogger:
     def _show_texts(self, rows: Sequence[SampleRow]) -> None:
         first: dict[str, SampleRow] = {}
         for row in rows:
-            if row["policy"] != REFERENCE:
+            if not is_reference(row["policy"]):
                 first.setdefault(row["policy"], row)
         self._latest_texts = first or self._latest_texts
 

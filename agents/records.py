@@ -25,6 +25,13 @@ MetricRow = dict[str, MetricValue]
 """
 
 REFERENCE = "reference"
+
+
+def is_reference(policy: str) -> bool:
+    """Return whether a row is of a reference model: `reference`, or `reference of llm_i`."""
+    return policy.split(" ", 1)[0] == REFERENCE
+
+
 """The name under which the untrained model's texts appear among the samples."""
 
 _POLICY_KEY = re.compile(r"(\w+?)/\w")

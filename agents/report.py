@@ -37,10 +37,10 @@ from agents.page import (
     wall_time,
 )
 from agents.records import (
-    REFERENCE,
     HistogramRow,
     MetricRow,
     SampleRow,
+    is_reference,
     number,
     policy_names,
     role_swaps,
@@ -317,12 +317,12 @@ def _texts(samples: Sequence[SampleRow], names: Sequence[str]) -> str:
 def _query_block(
     query: str, rows: Sequence[SampleRow], names: Sequence[str], *, unfolded: bool
 ) -> str:
-    reference = [row for row in rows if row["policy"] == REFERENCE]
+    reference = [row for row in rows if is_reference(row["policy"])]
     policies = list(dict.fromkeys([*names, *sorted({row["policy"] for row in rows})]))
     columns: list[str] = []
     for policy in policies:
         own = sorted(
-            (row for row in rows if row["policy"] == policy and policy != REFERENCE),
+            (row for row in rows if row["policy"] == policy and not is_reference(policy)),
             key=lambda row: row["iteration"],
         )
         if own:
@@ -335,7 +335,7 @@ def _query_block(
     return (
         f"<details{' open' if unfolded else ''}>"
         f'<summary class="query">{escaped(query)}</summary>\n'
-        f'<ol class="reference">{"".join(_sample(row, REFERENCE) for row in reference)}</ol>\n'
+        f'<ol class="reference">{"".join(_sample(row, row["policy"]) for row in reference)}</ol>\n'
         f'<div class="texts">{"".join(columns)}</div></details>'
     )
 

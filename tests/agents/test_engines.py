@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from agents.backbone import EMBEDDED_MODEL, LoraBackbone, load_base
+from agents.backbone import EMBEDDED_MODEL, LoraBackbone, load_base, lora_config
 from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.cli import main
 from agents.config import TrainConfig
@@ -72,7 +72,14 @@ def server_config(toy_config, fake, url):
 def moved_policy(model: str, *, moved: float = 0.2, **options) -> LLMPolicy:
     """Return a policy whose adapter differs from the base."""
     base, tokenizer = load_base(model, torch.float32)
-    backbone = LoraBackbone(base, tokenizer, ["llm_0"], rank=4, device=torch.device("cpu"), seed=0)
+    backbone = LoraBackbone(
+        base,
+        tokenizer,
+        ["llm_0"],
+        config=lora_config(base, 4),
+        device=torch.device("cpu"),
+        seed=0,
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in backbone.parameters("llm_0").values():
@@ -98,10 +105,7 @@ def uniforms(count: int, *, seed: int = 0) -> torch.Tensor:
 def start(config: TrainConfig) -> Trainer:
     """Build what `train` builds before its first iteration."""
     trainer = Trainer(config)
-    rules = trainer.games.rules
-    trainer.engine = make_engine(
-        trainer.config, trainer.backbone, rules.max_prompt_tokens + rules.max_new_tokens
-    )
+    trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, rank=0)
     return trainer
 
 
@@ -113,7 +117,7 @@ def test_every_iteration_pushes_every_policys_present_weights_under_a_new_name(s
     pushed = []
     for iteration in range(2):
         for name in ("llm_0", "llm_1"):
-            weights = trainer.backbone.parameters(name)
+            weights = trainer.policies[name].parameters()
             pushed.append((name, {k: v.detach().clone() for k, v in weights.items()}))
         trainer.iterate(iteration)
     assert len(fake.loaded) == 4
@@ -771,7 +775,7 @@ def test_vllm_in_the_process_gets_a_new_version_every_iteration_and_sleeps_betwe
     assert kinds == [*first, "wake_up", "llm_1", "llm_0", "sleep"]
     assert len(set(llm.options["ids"])) == 4
     found = fake.loaded[-1][1]
-    assert found.keys() == trainer.backbone.parameters("llm_0").keys()
+    assert found.keys() == trainer.policies["llm_0"].parameters().keys()
     trainer.engine.close()
     assert not (trainer.config.run_folder / "adapters_0").exists()
 

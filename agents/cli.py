@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import os
 import sys
 import warnings
@@ -180,9 +181,9 @@ def _train(argv: list[str]) -> int:
         from agents.hub import check_push
 
         check_push(flags.push_to_hub)
+    _hush()
     from agents.trainer import train
 
-    _hush()
     run = train(config, resume=flags.resume)
     if run.interrupted:
         return 130
@@ -210,10 +211,10 @@ def _evaluate(argv: list[str]) -> int:
     flags, _ = _parse(_EvaluateFlags, argv, prog="evaluate")
     from rich.console import Console
 
+    _hush()
     from agents.evaluation import print_evaluation
     from agents.run import evaluate
 
-    _hush()
     evaluation = evaluate(
         flags.run,
         split=flags.split,
@@ -244,9 +245,9 @@ def _report(argv: list[str]) -> int:
 
 def _merge(argv: list[str]) -> int:
     flags, _ = _parse(_MergeFlags, argv, prog="merge")
+    _hush()
     from agents.merge import merge
 
-    _hush()
     print(merge(flags.policy, flags.out, dtype=flags.dtype, base=flags.base or None))
     return 0
 
@@ -270,19 +271,23 @@ def _play(argv: list[str]) -> int:
 
 def _load_policy(folder: Path | None) -> LLMPolicy:
     """Load a policy, or the embedded model where the folder is None."""
+    _hush()
     from agents.backbone import EMBEDDED_MODEL
     from agents.run import load_policy
 
-    _hush()
     return load_policy(folder or EMBEDDED_MODEL)
 
 
 def _hush() -> None:
-    """Silence the libraries' own progress bars and advice, which would tear the live table."""
-    from transformers.utils import logging
+    """Silence the libraries' own progress bars and advice, which would tear the live table.
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    Called before they are imported: bitsandbytes gives its advice then.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 

@@ -17,9 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from agents.backbone import Backbone
-from agents.types import Rollout, TokenBatch
-
 CriticBody = Literal["reference", "policy", "own"]
 
 
@@ -74,25 +71,3 @@ class Critic(nn.Module):
     def trunk_of(self, policy: str) -> str | None:
         """Return the name, in the backbone, of the body that reads for this policy."""
         return {"reference": None, "policy": policy, "own": self.name}[self.body]
-
-
-def critic_history(rollout: Rollout, seat: int, backbone: Backbone) -> TokenBatch:
-    """Return what a central critic reads of a turn: all that was written and read before, and it.
-
-    The text of the earlier turns crosses from their tokenizers to the backbone's.
-    """
-    turns, tokens = rollout.turns[:seat], rollout.turns[seat].tokens
-    texts = [
-        "\n".join([*(turn.prompts[b] + turn.responses[b] for turn in turns), prompt])
-        for b, prompt in enumerate(rollout.turns[seat].prompts)
-    ]
-    batch = backbone.tokenizer(texts, padding=True, return_tensors="pt", split_special_tokens=True)
-    # A long history loses its beginning, not its end: the model knows no later positions.
-    room = backbone.context - tokens.response_ids.shape[1]
-    device = tokens.response_ids.device
-    return TokenBatch(
-        prompt_ids=batch["input_ids"][:, -room:].to(device),  # type: ignore[index]
-        prompt_mask=batch["attention_mask"][:, -room:].bool().to(device),  # type: ignore[index]
-        response_ids=tokens.response_ids,
-        response_mask=tokens.response_mask,
-    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.base import Algorithm
-from agents.critic import critic_history
+from agents.backbone import Backbone
 from agents.functional import Totals, clipped_value_loss, gae
 from agents.moments import Moments
 from agents.policy import Scores, response_hidden
@@ -84,7 +84,7 @@ class IPPO(Algorithm):
         turn = rollout.turns[seat]
         if self._reads_its_own_turn(seat):
             return turn.tokens
-        return critic_history(rollout, seat, self.policies[turn.policy].backbone)
+        return _joint_history(rollout, seat, self.policies[turn.policy].backbone)
 
     def _values(
         self, policy: str, seat: int, history: TokenBatch | None, ref_hidden: Tensor
@@ -99,3 +99,25 @@ class IPPO(Algorithm):
         seats = torch.full((len(features),), seat, device=features.device)
         values = self.value_moments[policy].restored(critic(features, seats))
         return features if trunk is None else None, values * history.response_mask
+
+
+def _joint_history(rollout: Rollout, seat: int, backbone: Backbone) -> TokenBatch:
+    """Return what a central critic reads of a turn: all that was written and read before, and it.
+
+    The text of the earlier turns crosses from their tokenizers to the backbone's.
+    """
+    turns, tokens = rollout.turns[:seat], rollout.turns[seat].tokens
+    texts = [
+        "\n".join([*(turn.prompts[b] + turn.responses[b] for turn in turns), prompt])
+        for b, prompt in enumerate(rollout.turns[seat].prompts)
+    ]
+    batch = backbone.tokenizer(texts, padding=True, return_tensors="pt", split_special_tokens=True)
+    # A long history loses its beginning, not its end: the model knows no later positions.
+    room = backbone.context - tokens.response_ids.shape[1]
+    device = tokens.response_ids.device
+    return TokenBatch(
+        prompt_ids=batch["input_ids"][:, -room:].to(device),  # type: ignore[index]
+        prompt_mask=batch["attention_mask"][:, -room:].bool().to(device),  # type: ignore[index]
+        response_ids=tokens.response_ids,
+        response_mask=tokens.response_mask,
+    )

@@ -183,7 +183,7 @@ def _check(row: Sampled, ends: Sequence[int], vocab_size: int, max_new_tokens: i
     early = any(end in ids[:-1] for end in ends)
     if early or (ids[-1] not in ends and len(ids) < max_new_tokens):
         raise EngineError(
-            f"Expected responses that end with token {ends} or after {max_new_tokens} tokens, got "
+            f"Expected responses that end with one of {ends} or after {max_new_tokens} tokens, got "
             f"{len(ids)} that end with {ids[-1]}: start vLLM with --generation-config vllm, so "
             "that it stops at no other token."
         )

@@ -348,7 +348,7 @@ def change_choice(**changes):
         (change_choice(token_ids=[1, 1, 1], token_logprobs=[-1.0, None, -1.0]), "finite"),
         (change_choice(token_ids=[1, 1, 1], token_logprobs=[-1.0, float("nan"), 0]), "finite"),
         (change_choice(token_ids=[1], token_logprobs=[-1.0]), "--generation-config vllm"),
-        (change_choice(token_ids=[0, 1, 1], token_logprobs=[-1.0] * 3), "end with token 0"),
+        (change_choice(token_ids=[0, 1, 1], token_logprobs=[-1.0] * 3), "end with one of"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

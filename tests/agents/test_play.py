@@ -42,7 +42,7 @@ def play(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def embedded():
-    return load_policy(EMBEDDED_MODEL)
+    return load_policy(EMBEDDED_MODEL, dtype="float32")  # act and generate round alike
 
 
 @pytest.fixture

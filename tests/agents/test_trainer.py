@@ -119,7 +119,13 @@ def test_a_run_folder_holds_what_it_should(toy_config, adapter):
     config = toy_config(adapter=adapter, evaluation_queries=16)
     run = train(config, console=QUIET)
     names = {p.name for p in run.folder.iterdir()}
-    written = {"config.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "report.html"}
+    written = {
+        "config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "evaluation.json",
+        "report.html",
+    } | {"histograms.jsonl"}
     assert names == written | {"checkpoints", "final"}
     assert [row["iteration"] for row in run.metrics] == [0, 1, 2, 3]
     assert {f"llm_{i}/{key}" for i in (0, 1) for key in KEYS} <= run.metrics[0].keys()

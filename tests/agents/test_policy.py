@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import cory_env
 from agents import policy as policy_module
 from agents.backbone import FullBackbone
-from agents.policy import LLMPolicy, response_hidden
+from agents.policy import LLMPolicy, draw, response_hidden
 from agents.tiny import tiny_model
 from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import every_response, reference_hidden, tiny_backbone, token_batch
@@ -180,3 +180,17 @@ def test_absolute_positions_do_not_count_the_padding():
         torch.testing.assert_close(
             scores.log_probs[row, : len(response)], single[0], atol=FLOAT32, rtol=0
         )
+
+
+def test_the_rarest_tokens_of_a_large_vocabulary_keep_their_share():
+    probs = torch.full((1, 100_001), 1e-9)
+    probs[0, 0] = 1 - 1e-4
+    # Half of the tail. In float32 the sums near 1 are 6e-8 apart, so most of its tokens are lost.
+    token = draw(probs.log(), torch.tensor([1 - 0.5e-4], dtype=torch.float64))
+    assert abs(int(token) - 50_000) < 5  # log-probs have seven digits
+
+
+def test_a_token_of_probability_zero_is_never_drawn_even_at_the_very_end():
+    log_probs = torch.tensor([[-torch.inf, 0.3, -torch.inf]]).log_softmax(-1)
+    for u in (0.0, 0.5, 1 - 2**-53, 1.0):
+        assert int(draw(log_probs, torch.tensor([u], dtype=torch.float64))) == 1

@@ -7,14 +7,15 @@ project. It names no path of the machine that it was trained on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
 from agents.backbone import EMBEDDED_NAME
 from agents.curves import curves_png
-from agents.page import RunFiles, evaluation_rows, interval_of, read_run
+from agents.page import RunFiles, evaluation_rows, interval_of, rate_columns, read_run
 from agents.records import policy_names, write_atomically
 
 _COLUMNS = {"reward": "task reward", "kl": "KL, nats", "combined": "reward − η KL"}
@@ -114,12 +115,11 @@ def _base_text(model: str) -> str:
 def _figures(evaluation: Mapping[str, object]) -> list[str]:
     if not evaluation:
         return []
-    lines = [f"| | {' | '.join(_COLUMNS.values())} |", "|---" * (len(_COLUMNS) + 1) + "|"]
-    for row in evaluation_rows(evaluation):
-        cells = [_cell(interval_of(row, key)) for key in _COLUMNS]
-        lines.append(f"| {row.get('name')} | {' | '.join(cells)} |")
+    rows = evaluation_rows(evaluation)
+    table = _table(rows, list(_COLUMNS.items()))
+    if rates := rate_columns(rows):
+        table += f"\n\n{_table(rows, rates)}"
     how = "answered greedily" if evaluation.get("greedy") else "sampled"
-    table = "\n".join(lines)
     return [
         "## Evaluation",
         f"{evaluation.get('num_queries')} queries of the {evaluation.get('split')} split, {how}; ± "
@@ -127,8 +127,21 @@ def _figures(evaluation: Mapping[str, object]) -> list[str]:
     ]
 
 
+def _table(rows: Sequence[Mapping[str, object]], columns: Sequence[tuple[str, str]]) -> str:
+    lines = [
+        f"| | {' | '.join(title for _, title in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for row in rows:
+        cells = [_cell(interval_of(row, key)) for key, _ in columns]
+        lines.append(f"| {row.get('name')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _cell(interval: tuple[float, float, float]) -> str:
     mean, low, high = interval
+    if math.isnan(mean):
+        return "–"
     return f"{mean:.2f} ± {(high - low) / 2:.2f}"
 
 

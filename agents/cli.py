@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 USAGE = """usage: python -m agents COMMAND …
 
   train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields
-  evaluate RUN [--split test] [--queries N] [--greedy]   score a run's policies, alone and as a team
+  evaluate RUN [--split test] [--k 1 2 4 8]              score a run's policies, alone and as a team
   report RUN [RUN …] [--out FILE]                        page of a run, or of several side by side
   merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
   push RUN ORG/NAME [--public]                           upload the policies of a run to the hub
@@ -44,7 +44,7 @@ class _TrainFlags:
     """What `train` takes besides the fields of the configuration."""
 
     task: Annotated[str, tyro.conf.Positional]
-    """Registered task: `imdb` or `toy`."""
+    """Registered task, such as `imdb` or `arithmetic`."""
     preset: str = ""
     """Starting point for the fields; empty for the one that bears the task's name."""
     resume: bool = False
@@ -61,14 +61,20 @@ class _EvaluateFlags:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
-    split: str = "test"
-    """`train` or `test`."""
+    split: str = ""
+    """Queries: `train`, `test`, or another split of the task; empty for the run's own."""
     queries: int = 512
     """How many queries, from the first; >= 1."""
+    k: tuple[int, ...] = ()
+    """Sizes for pass@k and majority@k, such as 1 2 4 8; where the reward is 0 or 1."""
+    samples: int = 0
+    """Responses per query that these are estimated from; 0 for the largest k, or 1."""
     greedy: bool = False
-    """Take the most probable tokens instead of sampling."""
+    """Only take the most probable tokens; otherwise this is done beside the sampling."""
     seed: int = 0
     """Of the sampling."""
+    batch_size: int = 256
+    """Episodes in memory at a time; the figures do not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +132,9 @@ class _PlayFlags:
     """Who has the other seats: a folder such as runs/imdb/final/llm_0. None for the embedded model,
     or, for a task with a vocabulary of its own such as toy, a script that plays perfectly."""
     split: str = "test"
-    """Queries to play: `train` or `test`."""
+    """Queries to play: `train`, `test`, or another split of the task."""
+    task_options: str = ""
+    """What the task itself takes, such as `difficulty=1`; several with commas."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Of queries and sampling; None for a new one every time."""
     observers: int = 1
@@ -221,6 +229,9 @@ def _evaluate(argv: list[str]) -> int:
         num_queries=flags.queries,
         greedy=flags.greedy,
         seed=flags.seed,
+        k=flags.k,
+        samples=flags.samples,
+        batch_size=flags.batch_size,
     )
     print_evaluation(evaluation, Console())
     return 0
@@ -264,8 +275,9 @@ def _play(argv: list[str]) -> int:
     flags, _ = _parse(_PlayFlags, argv, prog="play")
     from agents.play import play
 
-    sharing = TrainConfig(reward_sharing=flags.reward_sharing).sharing
-    play(load=_load_policy, **{**dataclasses.asdict(flags), "reward_sharing": sharing})
+    read = TrainConfig(reward_sharing=flags.reward_sharing, task_options=flags.task_options)
+    parsed = {"reward_sharing": read.sharing, "task_options": read.task_arguments}
+    play(load=_load_policy, **{**dataclasses.asdict(flags), **parsed})
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -45,7 +46,13 @@ class TrainConfig:
     """
 
     task: str = "imdb"
-    """Registered task: `imdb`, `toy`, or one of your own."""
+    """Registered task: `imdb`, `arithmetic`, `gsm8k`, `toy`, or one of your own."""
+    task_options: str = ""
+    """What the task itself takes, such as `difficulty=1` of arithmetic; several with commas."""
+    train_split: str = "train"
+    """Queries to learn from: a split of the task."""
+    test_split: str = "test"
+    """Held-out queries of the sample texts and the evaluation, such as `addsub` of arithmetic."""
     algorithm: str = "mappo"
     """With a critic: `mappo` (one for all policies), `ippo` (one per policy, the paper's form),
     `happo` (policies updated one after the other), `ppo` (the single-agent baseline: `ippo` on a
@@ -233,6 +240,7 @@ class TrainConfig:
                 f"Expected one model, or one for each of {self.observers + 1} policies, separated "
                 f"by commas, got {self.model!r}."
             )
+        self._check_task()
         self._check_adapters()
         if self.algorithm == "ppo" and self.observers:
             raise ValueError(
@@ -246,6 +254,15 @@ class TrainConfig:
                 "Expected reward_sharing collective or mean with handover value (the next agent's "
                 f"value must be worth as much to the one before), got {self.reward_sharing}: "
                 "pass --handover sampled."
+            )
+
+    def _check_task(self) -> None:
+        for name in ("train_split", "test_split"):
+            _expect(bool(getattr(self, name)), name, "a split of the task", getattr(self, name))
+        if "split" in self.task_arguments:
+            raise ValueError(
+                "Expected task_options without a split, got "
+                f"{self.task_options!r}: use --train-split and --test-split."
             )
 
     def _check_adapters(self) -> None:
@@ -358,6 +375,22 @@ class TrainConfig:
         return {pair[1]: int(pair[2]) for pair in pairs if pair}
 
     @property
+    def task_arguments(self) -> dict[str, bool | int | float | str]:
+        """`task_options` as keyword arguments: numbers, true and false, or else texts.
+
+        Raises:
+            ValueError: if they are none.
+        """
+        parts = [part.strip() for part in self.task_options.split(",") if part.strip()]
+        pairs = [re.fullmatch(r"([A-Za-z_]\w*)\s*=\s*(\S.*)", part) for part in parts]
+        if not all(pairs):
+            raise ValueError(
+                "Expected task_options to be NAME=VALUE with commas between them, got "
+                f"{self.task_options!r}: try --task-options difficulty=1."
+            )
+        return {pair[1]: _value(pair[2]) for pair in pairs if pair}
+
+    @property
     def tracker_names(self) -> list[str]:
         """The trackers, each once."""
         return list(dict.fromkeys(filter(None, map(str.strip, self.trackers.split(",")))))
@@ -390,6 +423,13 @@ class TrainConfig:
         if unknown:
             raise ValueError(f"Expected fields of TrainConfig, got {', '.join(sorted(unknown))}.")
         return cls(**values)
+
+
+def _value(text: str) -> bool | int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _expect(holds: bool, name: str, rule: str, value: object) -> None:

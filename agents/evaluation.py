@@ -6,9 +6,10 @@ All KL is exact, summed over the response, against the policy's own prompt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -16,27 +17,28 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from agents.answers import Answers, Decoding, collect_answers
 from agents.config import TrainConfig
-from agents.metrics import bootstrap_interval, distinct_2
-from agents.policy import LLMPolicy, draw_uniforms, response_hidden
+from agents.metrics import bootstrap_interval, distinct_2, majority_at_k, pass_at_k
+from agents.policy import LLMPolicy
 from agents.records import REFERENCE, SampleRow
-from agents.rollout import collect
-from agents.setup import build_games
-from agents.types import Turn
-from cory_env import Example
 from cory_env.game import score
+from cory_env.rewards.answer import AnswerReward, final_number
 from cory_env.task import Task
 from cory_env.types import Reward
 
 Interval = tuple[float, float, float]
-"""Mean, lower and upper end of the 95 % bootstrap interval."""
+"""Mean, lower and upper end of the 95 % bootstrap interval over queries."""
 
 DISTINCT_GROUP = 32
 """Responses in which distinct-2 is counted: it depends on the number of texts."""
 
 
 class EvaluationRow(TypedDict):
-    """Figures of one way to answer."""
+    """Figures of one way to answer: a policy alone, or behind its partners.
+
+    Of several samples per query their mean counts, so that intervals are over queries.
+    """
 
     name: str
     reward: Interval
@@ -44,6 +46,14 @@ class EvaluationRow(TypedDict):
     combined: Interval
     length: Interval
     distinct_2: Interval
+    greedy: NotRequired[Interval]
+    """Task reward of the most probable responses."""
+    gap: NotRequired[Interval]
+    """Prompt-bias gap: reward behind the partners minus reward alone, paired by query."""
+    pass_at: NotRequired[dict[str, Interval]]
+    """By k: probability that one of k responses is right; where the reward is 0 or 1."""
+    majority_at: NotRequired[dict[str, Interval]]
+    """By k > 1: probability that the majority of k responses is; with the reward `answer`."""
 
 
 class Evaluation(TypedDict):
@@ -53,9 +63,12 @@ class Evaluation(TypedDict):
     num_queries: int
     greedy: bool
     rows: list[EvaluationRow]
+    samples: NotRequired[int]
+    """Responses per query and row, the greedy one not counted."""
+    k: NotRequired[list[int]]
+    """What was asked for."""
 
 
-@torch.no_grad()
 def evaluate_policies(
     config: TrainConfig,
     policies: Mapping[str, LLMPolicy],
@@ -64,8 +77,7 @@ def evaluate_policies(
     *,
     split: str,
     num_queries: int,
-    greedy: bool = False,
-    seed: int = 0,
+    decoding: Decoding | None = None,
 ) -> Evaluation:
     """Score the reference, every policy alone, and every assignment of the team to the roles.
 
@@ -76,23 +88,37 @@ def evaluate_policies(
         reward: to score with.
         split: what to call it.
         num_queries: the first queries of the task.
-        greedy: take the most probable token instead of sampling.
-        seed: of the sampling; the same for every row.
+        decoding: how responses are drawn; one sample per query if None.
     """
+    decoding = decoding or Decoding()
     examples = task.examples[:num_queries]
+
+    def answers(team: Sequence[LLMPolicy], how: Decoding) -> list[Answers]:
+        return collect_answers(config, team, task, reward, examples, how)
+
+    one = replace(decoding, greedy=True, greedy_too=False, k=(), samples=1)
     rows: list[EvaluationRow] = []
-    for name, policy in {**references(policies), **policies}.items():
-        [turn] = _play(config, [policy], task, reward, examples, greedy, seed)
-        rows.append(_row(name, turn, policy, config.kl_coef))
-    order = list(policies)
-    for shift in range(len(order) if len(order) > 1 else 0):
-        team = [policies[name] for name in order[shift:] + order[:shift]]
-        turns = _play(config, team, task, reward, examples, greedy, seed)
-        for seat in range(1, len(turns)):
-            before = ", ".join(str(policy.name) for policy in team[:seat])
-            name = f"{team[seat].name} after {before}"
-            rows.append(_row(name, turns[seat], team[seat], config.kl_coef))
-    return Evaluation(split=split, num_queries=len(examples), greedy=greedy, rows=rows)
+    counted: list[Answers] = []
+    for names, team in _teams(policies):
+        seats = answers(team, decoding)
+        best = answers(team, one) if decoding.greedy_too else None
+        for seat in range(min(1, len(team) - 1), len(team)):
+            row = _row(_row_name(names, seat), seats[seat], config.kl_coef)
+            if seat:
+                row["gap"] = _gap(seats[seat], names[seat], rows, counted)
+            if best:
+                row["greedy"] = bootstrap_interval(best[seat].rewards[0])
+            rows.append(row)
+            counted.append(seats[seat])
+    _add_rates(rows, counted, sorted(set(decoding.k)), vote=isinstance(reward, AnswerReward))
+    return Evaluation(
+        split=split,
+        num_queries=len(examples),
+        greedy=decoding.greedy,
+        rows=rows,
+        samples=decoding.count,
+        k=sorted(set(decoding.k)),
+    )
 
 
 def references(policies: Mapping[str, LLMPolicy]) -> dict[str, LLMPolicy]:
@@ -103,44 +129,86 @@ def references(policies: Mapping[str, LLMPolicy]) -> dict[str, LLMPolicy]:
     return {n: replace(policies[o], name=None) for n, o in zip(names, owners, strict=True)}
 
 
-def _play(
-    config: TrainConfig,
-    team: Sequence[LLMPolicy],
-    task: Task,
-    reward: Reward,
-    examples: Sequence[Example],
-    greedy: bool,
-    seed: int,
-) -> tuple[Turn, ...]:
-    games = build_games(
-        config, task, reward, team[0].backbone, num_envs=len(examples), observers=len(team) - 1
-    )
-    policies = dict(zip(games.agents, team, strict=True))
-    generator = torch.Generator().manual_seed(seed)
-    uniforms = {
-        role: draw_uniforms(len(examples), games.rules.max_new_tokens, generator)
-        for role in games.agents
-    }
-    return collect(games, policies, uniforms, examples=examples, greedy=greedy).turns
+def _teams(policies: Mapping[str, LLMPolicy]) -> Iterator[tuple[list[str], list[LLMPolicy]]]:
+    """Yield who answers: references and policies alone, then the team in every assignment."""
+    for name, policy in {**references(policies), **policies}.items():
+        yield [name], [policy]
+    order = list(policies)
+    for shift in range(len(order) if len(order) > 1 else 0):
+        names = order[shift:] + order[:shift]
+        yield names, [policies[name] for name in names]
 
 
-def _row(name: str, turn: Turn, policy: LLMPolicy, kl_coef: float) -> EvaluationRow:
-    ref_hidden = response_hidden(policy.backbone, None, turn.tokens)
-    kl = policy.score(turn.tokens, ref_hidden).kls.sum(1).double().cpu().numpy()
-    rewards = turn.task_rewards.double().cpu().numpy()
-    lengths = turn.tokens.response_mask.sum(1).double().cpu().numpy()
+def _row_name(names: Sequence[str], seat: int) -> str:
+    return f"{names[seat]} after {', '.join(names[:seat])}" if seat else names[0]
+
+
+def _row(name: str, answers: Answers, kl_coef: float) -> EvaluationRow:
+    rewards, kls, lengths = (a.mean(0) for a in (answers.rewards, answers.kls, answers.lengths))
     groups = [
-        distinct_2(turn.responses[start : start + DISTINCT_GROUP])
-        for start in range(0, max(1, len(turn.responses) - DISTINCT_GROUP + 1), DISTINCT_GROUP)
+        distinct_2(texts[start : start + DISTINCT_GROUP])
+        for texts in answers.texts
+        for start in range(0, max(1, len(texts) - DISTINCT_GROUP + 1), DISTINCT_GROUP)
     ]
     return EvaluationRow(
         name=name,
         reward=bootstrap_interval(rewards),
-        kl=bootstrap_interval(kl),
-        combined=bootstrap_interval(rewards - kl_coef * kl),
+        kl=bootstrap_interval(kls),
+        combined=bootstrap_interval(rewards - kl_coef * kls),
         length=bootstrap_interval(lengths),
         distinct_2=bootstrap_interval(np.array(groups)),
     )
+
+
+def _gap(
+    behind: Answers, name: str, rows: Sequence[EvaluationRow], answered: Sequence[Answers]
+) -> Interval:
+    alone = next(a for row, a in zip(rows, answered, strict=True) if row["name"] == name)
+    return bootstrap_interval(behind.rewards.mean(0) - alone.rewards.mean(0))
+
+
+def _add_rates(
+    rows: Sequence[EvaluationRow], answered: Sequence[Answers], sizes: Sequence[int], *, vote: bool
+) -> None:
+    """Add pass@k, and by vote majority@k, where every reward of every row is 0 or 1."""
+    if not all(np.isin(answers.rewards, (0, 1)).all() for answers in answered):
+        return
+    for row, answers in zip(rows, answered, strict=True):
+        count = len(answers.rewards)
+        right = answers.rewards.sum(0).astype(int).tolist()
+        if sizes:
+            row["pass_at"] = {
+                str(k): bootstrap_interval(np.array([pass_at_k(count, c, k) for c in right]))
+                for k in sizes
+            }
+        if vote and max(sizes, default=1) > 1:
+            others = wrong_votes(answers)
+            row["majority_at"] = {
+                str(k): bootstrap_interval(
+                    np.array(
+                        [
+                            majority_at_k(count, c, votes, k)
+                            for c, votes in zip(right, others, strict=True)
+                        ]
+                    )
+                )
+                for k in sizes
+                if k > 1
+            }
+
+
+def wrong_votes(answers: Answers) -> list[tuple[int, ...]]:
+    """For each query, how many responses give each of the wrong numbers."""
+    return [
+        tuple(
+            Counter(
+                number
+                for text, reward in zip(texts, rewards, strict=True)
+                if reward == 0 and (number := final_number(text)) is not None
+            ).values()
+        )
+        for texts, rewards in zip(zip(*answers.texts, strict=True), answers.rewards.T, strict=True)
+    ]
 
 
 def sample_texts(
@@ -179,6 +247,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the table of an evaluation; it fits 80 columns."""
     how = "greedy" if evaluation["greedy"] else "sampled"
     queries = f"{evaluation['num_queries']} {evaluation['split']} queries"
+    if (samples := evaluation.get("samples", 1)) > 1:
+        how += f" {samples} times"
     title = f"{queries}, {how}, ± half the 95 % interval"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 1, 0, 0)
@@ -193,3 +263,45 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             cells.append(f"{mean:.{places}f} ±{(high - low) / 2:.{places}f}")
         table.add_row(row["name"], *cells)
     console.print(table)
+    _print_rates(evaluation, console)
+    if evaluation.get("k") and not any("pass_at" in row for row in evaluation["rows"]):
+        console.print("No pass@k: it counts right responses, and this reward is not 0 or 1.")
+
+
+_RATE_COLUMNS = 5
+"""Ways to answer that stand side by side in 80 columns."""
+
+
+def rates(row: EvaluationRow) -> dict[str, Interval]:
+    """Return the figures of a row that not every evaluation has, by their headings."""
+    found = {f"pass@{k}": value for k, value in row.get("pass_at", {}).items()}
+    found |= {f"majority@{k}": value for k, value in row.get("majority_at", {}).items()}
+    if "greedy" in row:
+        found["greedy"] = row["greedy"]
+    if "gap" in row:
+        found["less alone"] = row["gap"]
+    return found
+
+
+def _print_rates(evaluation: Evaluation, console: Console) -> None:
+    """Print what only some evaluations have: a line per figure, a column per way to answer."""
+    rows = evaluation["rows"]
+    headings = list(dict.fromkeys(heading for row in rows for heading in rates(row)))
+    for start in range(0, len(rows) if headings else 0, _RATE_COLUMNS):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.padding = (0, 1, 0, 0)
+        table.add_column("reward", no_wrap=True, vertical="bottom")
+        part = rows[start : start + _RATE_COLUMNS]
+        for row in part:
+            table.add_column(row["name"].replace(" after", "\nafter"), justify="right")
+        for heading in headings:
+            cells = [_rate_cell(rates(row).get(heading)) for row in part]
+            table.add_row(heading, *cells)
+        console.print(table)
+
+
+def _rate_cell(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    mean, low, high = interval
+    return f"{mean:.3f} ±{(high - low) / 2:.3f}"

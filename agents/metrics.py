@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,3 +40,70 @@ def bootstrap_interval(
     )
     low, high = np.quantile(means, [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
+
+
+def pass_at_k(count: int, correct: int, k: int) -> float:
+    """Probability that at least one of k responses is correct, estimated without bias from more.
+
+    1 − C(n − c, k) / C(n, k): the share of the k-subsets of the n responses with a correct one.
+
+    Source: Chen et al. 2021, arXiv 2107.03374, eq. 1.
+
+    Args:
+        count: n, responses that were sampled.
+        correct: c of them are correct, in [0, n].
+        k: responses that may be given, in [1, n].
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+    _expect_votes(count, correct, k)
+    return 1 - comb(count - correct, k) / comb(count, k)
+
+
+def majority_at_k(count: int, correct: int, others: tuple[int, ...], k: int) -> float:
+    """Probability that the majority of k responses is correct, estimated without bias from more.
+
+    The mean over all k-subsets of the n responses (self-consistency, Wang et al. 2022, arXiv
+    2203.11171). In a subset the answer with the most votes is given; one of several with equally
+    many by lot. A response without an answer has no vote, and without votes nothing is correct.
+
+    Args:
+        count: n, responses that were sampled.
+        correct: c of them give the correct answer.
+        others: how many give each of the wrong answers; the rest of the n gives none.
+        k: responses that vote, in [1, n].
+
+    Raises:
+        ValueError: if a number is out of its range, or there are more votes than responses.
+    """
+    _expect_votes(count, correct + sum(others), k)
+    return _majority(count, correct, tuple(sorted(others)), k)
+
+
+@lru_cache(maxsize=65536)
+def _majority(count: int, correct: int, others: tuple[int, ...], k: int) -> float:
+    silent = count - correct - sum(others)
+    won = 0.0
+    for votes in range(1, min(correct, k) + 1):
+        # Ways to draw the other votes, by how many they are and how many answers tie with ours.
+        ways = {(0, 0): 1}
+        for size in others:
+            grown: dict[tuple[int, int], int] = {}
+            for (drawn, ties), number in ways.items():
+                for more in range(min(size, votes, k - votes - drawn) + 1):
+                    key = (drawn + more, ties + (more == votes))
+                    grown[key] = grown.get(key, 0) + number * comb(size, more)
+            ways = grown
+        won += comb(correct, votes) * sum(
+            number * comb(silent, k - votes - drawn) / (1 + ties)
+            for (drawn, ties), number in ways.items()
+        )
+    return won / comb(count, k)
+
+
+def _expect_votes(count: int, votes: int, k: int) -> None:
+    if not 1 <= k <= count:
+        raise ValueError(f"Expected k to be between 1 and the {count} responses, got {k}.")
+    if not 0 <= votes <= count:
+        raise ValueError(f"Expected at most {count} votes of {count} responses, got {votes}.")

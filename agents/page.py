@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -35,6 +35,7 @@ EVALUATION_COLUMNS = (
     ("length", "Length"),
     ("distinct_2", "Distinct-2"),
 )
+RATE_COLUMNS = (("greedy", "Greedy"), ("gap", "With partner − alone"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ def document(title: str, sections: Iterable[str]) -> str:
 
 
 def evaluation_rows(evaluation: Mapping[str, object]) -> list[dict[str, object]]:
-    """Return the rows of an evaluation.json.
+    """Return the rows of an evaluation.json, with `pass@k` and `majority@k` as columns.
 
     Raises:
         ValueError: There are none.
@@ -103,7 +104,23 @@ def evaluation_rows(evaluation: Mapping[str, object]) -> list[dict[str, object]]
             "Expected evaluation.json to hold a list of objects as `rows`, got "
             f"{type(rows).__name__}. Run `python -m agents evaluate DIR` again."
         )
-    return rows
+    return [{**row, **_rates(row)} for row in rows]
+
+
+def rate_columns(rows: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
+    """Return key and title of the columns that only some evaluations have."""
+    keys = dict.fromkeys(key for row in rows for key in row if key.partition("@")[1])
+    columns = [(key, escaped(key)) for key in keys]
+    return columns + [(key, title) for key, title in RATE_COLUMNS if any(key in r for r in rows)]
+
+
+def _rates(row: Mapping[str, object]) -> dict[str, object]:
+    rates: dict[str, object] = {}
+    for name in ("pass", "majority"):
+        sizes = row.get(f"{name}_at")
+        if isinstance(sizes, dict):
+            rates |= {f"{name}@{k}": interval for k, interval in sizes.items()}
+    return rates
 
 
 def panel(title: str, caption: str, svg: str) -> str:

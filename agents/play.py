@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from agents.tasks import build_task
 from cory_env import Example, raw_env
 from cory_env.game import Rules
 from cory_env.rendering import query_line, reward_table, turn_panel, visible
@@ -40,6 +41,7 @@ def play(
     seat: str = "",
     partner: Path | None = None,
     split: str = "test",
+    task_options: Mapping[str, bool | int | float | str] | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> None:
@@ -52,6 +54,7 @@ def play(
         partner: folder of the policy that plays all other seats; None for the embedded model, or
             for a script where the task has a vocabulary of its own.
         split: which queries.
+        task_options: what the task itself takes.
         seed: of queries and sampling; None for new ones every time.
         options: further switches of the game: see `cory_env.options.make_rules`.
 
@@ -59,7 +62,7 @@ def play(
         ValueError: if there is no such task, seat, or policy.
         KeyboardInterrupt: on Ctrl-C.
     """
-    options |= {"task": task, "split": split}
+    options["task"] = build_task(task, split, task_options or {})
     env = raw_env(action_level="response", **options)
     rules = env.rules
     seat = seat or rules.roles[min(1, rules.observers)]

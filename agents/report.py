@@ -31,6 +31,7 @@ from agents.page import (
     interval_cell,
     interval_of,
     panel,
+    rate_columns,
     read_run,
     rounded,
     value_text,
@@ -276,6 +277,30 @@ def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> str:
         return ""
     rows = evaluation_rows(evaluation)
     columns = [(key, title) for key, title in EVALUATION_COLUMNS if any(key in row for row in rows)]
+    tables = _evaluation_table(rows, names, columns)
+    if rates := rate_columns(rows):
+        tables += (
+            '\n<p class="note">Task reward again: of k tries the best (pass@k), what most of them '
+            "answer (majority@k), the most probable response (greedy), and what reading a partner "
+            f"adds.</p>\n{_evaluation_table(rows, names, rates)}"
+        )
+    greedy, samples = evaluation.get("greedy"), evaluation.get("samples")
+    decoding = ", answered greedily" if greedy is True else ", sampled" if greedy is False else ""
+    if isinstance(samples, int) and samples > 1:
+        decoding += f" {samples} times"
+    return (
+        "<section>\n<h2>Evaluation</h2>\n"
+        f'<p class="note">{escaped(evaluation.get("num_queries", "?"))} queries of the '
+        f"{escaped(evaluation.get('split', '?'))} split{decoding}; beside each mean its 95 % "
+        f"bootstrap interval, drawn to one scale per column.</p>\n{tables}\n</section>"
+    )
+
+
+def _evaluation_table(
+    rows: Sequence[Mapping[str, object]],
+    names: Sequence[str],
+    columns: Sequence[tuple[str, str]],
+) -> str:
     scales = {key: column_scale(interval_of(row, key) for row in rows) for key, _ in columns}
     head = "".join(f'<th scope="col">{title}</th>' for _, title in columns)
     body: list[str] = []
@@ -284,15 +309,9 @@ def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> str:
         colour = colour_class(names.index(name)) if name in names else ""
         cells = "".join(interval_cell(interval_of(row, key), scales[key]) for key, _ in columns)
         body.append(f'<tr class="{colour}"><th scope="row">{escaped(name)}</th>{cells}</tr>\n')
-    greedy = evaluation.get("greedy")
-    decoding = ", answered greedily" if greedy is True else ", sampled" if greedy is False else ""
     return (
-        "<section>\n<h2>Evaluation</h2>\n"
-        f'<p class="note">{escaped(evaluation.get("num_queries", "?"))} queries of the '
-        f"{escaped(evaluation.get('split', '?'))} split{decoding}; beside each mean its 95 % "
-        "bootstrap interval, drawn to one scale per column.</p>\n"
         f'<div class="wide"><table class="evaluation">\n<thead><tr><th></th>{head}</tr></thead>\n'
-        f"<tbody>\n{''.join(body)}</tbody></table></div>\n</section>"
+        f"<tbody>\n{''.join(body)}</tbody></table></div>"
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from agents.answers import BATCH_SIZE, Decoding
 from agents.backbone import DType, FullBackbone, load_base, pick_device, pick_dtype
 from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.evaluation import Evaluation, evaluate_policies
@@ -14,41 +16,56 @@ from agents.merge import load_merged
 from agents.policy import LLMPolicy
 from agents.records import write_atomically
 from agents.run_folder import read_config
+from agents.tasks import build_task
 from agents.trainer import Trainer
-from cory_env import make_task
 
 
 def evaluate(
     run: str | Path,
     *,
-    split: str = "test",
+    split: str = "",
     num_queries: int = 512,
     greedy: bool = False,
     seed: int = 0,
+    k: Sequence[int] = (),
+    samples: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> Evaluation:
     """Score the policies of a run's last checkpoint: each alone, as a team, and the reference.
 
     Args:
         run: the run folder.
-        split: `train` or `test` queries.
+        split: which queries, such as `train` or `test`; empty for the run's own `test_split`.
         num_queries: how many, from the first.
-        greedy: take the most probable tokens instead of sampling.
+        greedy: take the most probable tokens only; else they are scored beside the sampled ones.
         seed: of the sampling.
+        k: sizes for pass@k and majority@k, where the reward is 0 or 1.
+        samples: responses per query; 0 for the largest k, or 1.
+        batch_size: episodes in memory at a time; the figures do not depend on it.
 
     Returns:
         What is also written to `evaluation.json` in the run folder.
 
     Raises:
-        ValueError: if the folder is not a run with a checkpoint.
+        ValueError: if the folder is not a run with a checkpoint, or a number is out of range.
     """
     folder = Path(run)
+    decoding = Decoding(
+        greedy=greedy,
+        greedy_too=not greedy,
+        k=tuple(k),
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+    )
     config = read_config(folder)
     checkpoints = list_checkpoints(folder / "checkpoints")
     if not checkpoints:
         raise ValueError(f"Expected a run with a checkpoint, got {folder}, which has none yet.")
     if num_queries < 1:
         raise ValueError(f"Expected at least 1 query, got {num_queries}.")
-    task = make_task(config.task, split=split)
+    split = split or config.test_split
+    task = build_task(config.task, split, config.task_arguments)
     state = load_checkpoint(checkpoints[-1])
     trainer = Trainer(config)
     trainer.load_state(*state)
@@ -59,8 +76,7 @@ def evaluate(
         trainer.reward,
         split=split,
         num_queries=num_queries,
-        greedy=greedy,
-        seed=seed,
+        decoding=decoding,
     )
     write_atomically(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
     return evaluation

@@ -9,8 +9,9 @@ from agents.backbone import Backbone, load_base, make_backbone, pick_device, pic
 from agents.config import TrainConfig
 from agents.critic import Critic
 from agents.rewards import ClassifierReward
+from agents.tasks import build_task
 from agents.tiny import tiny_model
-from cory_env import make_reward, make_task, vector_env
+from cory_env import make_reward, vector_env
 from cory_env.registry import known_rewards
 from cory_env.task import Task
 from cory_env.types import Reward
@@ -50,7 +51,8 @@ def build_backbones(
     sources = dict(zip(config.policy_names, config.models, strict=True))
     for model in dict.fromkeys(config.models):
         if model == "tiny":
-            base, tokenizer = tiny_model(make_task(config.task), config.seed)
+            task = build_task(config.task, config.train_split, config.task_arguments)
+            base, tokenizer = tiny_model(task, config.seed)
         else:
             base, tokenizer = load_base(
                 model, dtype, quantization=config.quantization, device=device

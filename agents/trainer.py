@@ -56,10 +56,11 @@ from agents.roles import RoleSchedule
 from agents.rollout import collect, draw_examples
 from agents.run_folder import check_run_folder
 from agents.setup import build_backbones, build_critics, build_games, build_reward
+from agents.tasks import build_task
 from agents.trackers import check_trackers, open_trackers
 from agents.types import Rollout, TrainBatch, Turn
 from agents.world import World, join_world
-from cory_env import RewardError, make_task
+from cory_env import RewardError
 
 MAX_SKIPPED = 10
 """Updates in a row without a finite loss and gradient after which a run is given up."""
@@ -85,11 +86,11 @@ class Trainer:
         """Build everything that learns; the cheap checks come before the model is loaded."""
         self.world = world or World()
         algorithm = algorithm_class(config.algorithm)
-        task = make_task(config.task, split="train")
+        task = build_task(config.task, config.train_split, config.task_arguments)
         reward = build_reward(config, task)
         self.config = config = config.resolved(algorithm.defaults)
         self._check_shares()
-        self.test_task = make_task(config.task, split="test")
+        self.test_task = build_task(config.task, config.test_split, config.task_arguments)
         self.reward = reward
         backbones = build_backbones(config, algorithm.critic)
         names = list(backbones)
@@ -506,7 +507,7 @@ def _finish(trainer: Trainer, folder: Path, console: Console) -> Evaluation | No
         trainer.policies,
         trainer.test_task,
         trainer.reward,
-        split="test",
+        split=config.test_split,
         num_queries=config.evaluation_queries,
     )
     if trainer.world.writes:

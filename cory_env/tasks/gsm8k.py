@@ -27,6 +27,7 @@ class Gsm8kTask(QuestionTask):
 
     Args:
         split: `train` or `test`.
+        longest: leave out questions of more characters; 0 keeps all.
     """
 
     name = "gsm8k"
@@ -34,7 +35,13 @@ class Gsm8kTask(QuestionTask):
     max_new_tokens = 256
     max_prompt_tokens = 1024
 
-    def __init__(self, split: str = "train") -> None:
+    def __init__(self, split: str = "train", *, longest: int = 0) -> None:
         if split not in SPLITS:
             raise ValueError(f"Expected a split out of {SPLITS}, got {split!r}.")
-        self.examples = read_problems(f"gsm8k_{split}")
+        problems = read_problems(f"gsm8k_{split}")
+        self.examples = [p for p in problems if not longest or len(p.query) <= longest]
+        if not self.examples:
+            shortest = min(len(problem.query) for problem in problems)
+            raise ValueError(
+                f"Expected longest to be at least {shortest} characters, or 0, got {longest}."
+            )

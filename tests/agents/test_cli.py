@@ -75,6 +75,13 @@ def no_model(monkeypatch):
         (["imdb", "--algorithm", "ppo"], ["--observers 0"]),
         (["imdb", "--handover", "value", "--reward-sharing", "individual"], ["--handover sampled"]),
         (["imdb", "--resume"], ["runs/imdb"]),
+        (["arithmetic", "--task-options", "difficulty=9"], ["difficulty in (1, 2, 3)", "got 9"]),
+        (["arithmetic", "--task-options", "dificulty=1"], ["arithmetic", "dificulty=1"]),
+        (["arithmetic", "--task-options", "difficulty"], ["NAME=VALUE", "'difficulty'"]),
+        (["arithmetic", "--task-options", "split=addsub"], ["--test-split"]),
+        (["arithmetic", "--test-split", "adsub"], ["addsub", "'adsub'"]),
+        (["toy", "--task-options", "length=two"], ["toy", "length=two"]),
+        (["gsm8k", "--task-options", "longest=3"], ["longest", "got 3"]),
         ([], ["task"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -225,6 +232,33 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(tmp_path):
     assert "Traceback" not in output
     done = len(metrics.read_text().splitlines())
     assert (out / "checkpoints" / f"step_{done}").is_dir()
+
+
+def test_splits_and_options_of_a_task_are_those_of_the_run(capsys, tmp_path):
+    out = str(tmp_path / "run")
+    options = [
+        "--task-options",
+        "difficulty=1",
+        "--test-split",
+        "singleop",
+        "--max-new-tokens",
+        "4",
+    ]
+    assert main(["train", "arithmetic", *SMALL, *options, "--iterations", "1", "--out", out]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["task_options"], config["test_split"]) == ("difficulty=1", "singleop")
+    argv = ["evaluate", out, "--queries", "4", "--k", "1", "2", "--batch-size", "3"]
+    for split, expected in ((None, "singleop"), ("multiarith", "multiarith"), ("test", "test")):
+        assert main([*argv, *(["--split", split] if split else [])]) == 0
+        evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+        assert (evaluation["split"], evaluation["k"]) == (expected, [1, 2])
+        assert set(evaluation["rows"][0]) >= {"pass_at", "majority_at", "greedy"}
+    assert "pass@2" in capsys.readouterr().out
+    assert main(["report", out]) == 0
+    assert "majority@2" in (tmp_path / "run" / "report.html").read_text()
+    capsys.readouterr()
+    fails(capsys, [*argv, "--split", "adsub"], "addsub", "'adsub'")
+    fails(capsys, [*argv, "--samples", "1"], "at least 2, got 1")
 
 
 def test_every_field_is_documented_and_every_preset_is_valid():

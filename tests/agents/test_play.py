@@ -103,6 +103,12 @@ def test_an_observer_of_toy_reads_no_more_than_its_seat_does(play):
     assert row(out, "observer_0 (you)") == [(0.667, 1.667)] * 2
 
 
+def test_the_options_of_the_task_reach_the_game(play):
+    out = play("toy", "--seed", "0", "--task-options", "length=5", typed="abcde\nq\n")
+    assert re.search(r"\b[a-h]{5}\b", out)
+    assert "reward" in out
+
+
 def test_a_pioneer_of_toy_is_repeated_by_the_script(play):
     out = play("toy", "--seed", "0", "--seat", "pioneer_0", typed="eff\nq\n")
     in_order(out, "query gfe", "(you) is on turn", "reads  gfe>", "> eff", "reads    eff=")

@@ -111,6 +111,20 @@ def full_run(out: Path) -> Path:
     return out
 
 
+def test_rates_have_a_table_of_their_own(tmp_path: Path) -> None:
+    run = full_run(tmp_path)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert "Greedy" not in write_report(run).read_text()
+    first, *_, last = evaluation["rows"]
+    first |= {"pass_at": {"1": [0.25, 0.2, 0.3], "<8": [0.5, 0.4, 0.6]}, "greedy": [0.75, 0.7, 0.8]}
+    last |= {"gap": [0.42, 0.35, 0.49]}
+    (run / "evaluation.json").write_text(json.dumps(evaluation | {"samples": 8, "k": [1, 8]}))
+    source = write_report(run).read_text()
+    for part in ("pass@1", "pass@&lt;8", "Greedy", "With partner − alone", "0.75", "0.42"):
+        assert part in source
+    assert "<8" not in source
+
+
 def test_the_page_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
     page = Page(write_report(full_run(tmp_path)))
     assert not re.search(r"https?:|//[a-z]|@import|<link|<script", page.source)

@@ -35,6 +35,8 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from agents.sharding import Sharding, whole_tensors
+
 EMBEDDED_NAME = "agents/assets/model"
 EMBEDDED_MODEL = Path(__file__).parent.parent / EMBEDDED_NAME
 
@@ -47,13 +49,18 @@ class Backbone(ABC):
     """The models of a run, by policy name."""
 
     def __init__(
-        self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        sharding: Sharding | None = None,
     ):
         self.base = base
         self.tokenizer = tokenizer
         self.device = device
         self.stop_ids = torch.tensor(_stop_ids(base, tokenizer), device=device)
         """(S,) tokens that end a response; chat models have several."""
+        self.sharding = sharding
         self._running: str | None = None
 
     @abstractmethod
@@ -65,8 +72,11 @@ class Backbone(ABC):
         """Return what a policy trains, by name; all float32."""
 
     @abstractmethod
-    def save_pretrained(self, name: str, folder: Path) -> None:
-        """Write a folder that transformers and peft load alone."""
+    def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
+        """Write a folder that transformers and peft load alone.
+
+        Where layers are spread over processes, all must call it; one of them writes.
+        """
 
     @property
     def config(self) -> Any:
@@ -74,8 +84,12 @@ class Backbone(ABC):
         return self.base.config.get_text_config(decoder=True)
 
     def anybody(self, alive: Tensor) -> bool:
-        """Return whether a response (B,) bool goes on, so that one more token is needed."""
-        return bool(alive.any())
+        """Return whether a response (B,) bool goes on, so that one more token is needed.
+
+        Processes that gather layers from each other must run them equally often.
+        """
+        goes_on = bool(alive.any())
+        return self.sharding.world.any(goes_on) if self.sharding else goes_on
 
     @property
     def context(self) -> int:
@@ -208,8 +222,9 @@ class LoraBackbone(Backbone):
         device: torch.device,
         seed: int,
         gradient_checkpointing: bool = False,
+        sharding: Sharding | None = None,
     ):
-        super().__init__(base, tokenizer, device)
+        super().__init__(base, tokenizer, device, sharding)
         base.requires_grad_(False)
         # peft draws the initial weights from the global generator.
         with torch.random.fork_rng(devices=[]):
@@ -231,6 +246,8 @@ class LoraBackbone(Backbone):
             for name in names
         }
         self._restore_gradients()
+        if sharding:
+            sharding.shard(base, base.base_model)
 
     @contextmanager
     def use_adapter(self, name: str | None) -> Iterator[PreTrainedModel]:
@@ -256,8 +273,10 @@ class LoraBackbone(Backbone):
         """Return the adapter's matrices."""
         return self._parameters[name]
 
-    def save_pretrained(self, name: str, folder: Path) -> None:
-        """Write a peft adapter folder with its tokenizer."""
+    def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
+        """Write a peft adapter folder with its tokenizer; adapters are whole everywhere."""
+        if not writes:
+            return
         self.model.save_pretrained(str(folder), selected_adapters=[name])
         # peft puts every adapter but one called "default" into a subfolder of its own.
         for file in (folder / name).iterdir():
@@ -280,19 +299,26 @@ class FullBackbone(Backbone):
         dtype: torch.dtype,
         device: torch.device,
         gradient_checkpointing: bool = False,
+        sharding: Sharding | None = None,
     ):
-        super().__init__(base, tokenizer, device)
+        super().__init__(base, tokenizer, device, sharding)
         # Master weights stay in float32, or small updates would be lost; autocast computes in
         # `dtype`.
         base = base.float().eval()
         nn.Module.to(base, device)
         self._autocast = dtype if dtype != torch.float32 else None
-        self.models: dict[str | None, PreTrainedModel] = {
-            name: copy.deepcopy(base).requires_grad_(True) for name in names
+        self.models: dict[str | None, PreTrainedModel] = {}
+        for name in (*names, None):  # one after the other: none is whole for longer than it must
+            model = copy.deepcopy(base) if name else base
+            self.models[name] = model.requires_grad_(name is not None)
+            if name and gradient_checkpointing:
+                self._checkpoint_layers(model)
+            if sharding:
+                sharding.shard(model, model.base_model)
+        # Taken once: while a layer is gathered, the model shows other tensors.
+        self._parameters = {
+            name: dict(model.named_parameters()) for name, model in self.models.items()
         }
-        self.models[None] = base.requires_grad_(False)
-        for name in names if gradient_checkpointing else ():
-            self._checkpoint_layers(self.models[name])
 
     @contextmanager
     def use_adapter(self, name: str | None) -> Iterator[PreTrainedModel]:
@@ -303,12 +329,15 @@ class FullBackbone(Backbone):
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Return all weights of the copy."""
-        return dict(self.models[name].named_parameters())
+        return self._parameters[name]
 
-    def save_pretrained(self, name: str, folder: Path) -> None:
+    def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
         """Write a transformers folder with its tokenizer."""
-        self.models[name].save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        model = self.models[name]
+        whole = whole_tensors(model.state_dict(), keep=writes) if self.sharding else None
+        if writes:
+            model.save_pretrained(folder, state_dict=whole)
+            self.tokenizer.save_pretrained(folder)
 
 
 def pick_device(device: str) -> torch.device:
@@ -466,6 +495,7 @@ def make_backbone(
     targets: Sequence[str] = ("all-linear",),
     rank_pattern: Mapping[str, int] | None = None,
     gradient_checkpointing: bool = False,
+    sharding: Sharding | None = None,
 ) -> Backbone:
     """Build the backbone of a run around a base model.
 
@@ -488,6 +518,7 @@ def make_backbone(
             dtype=dtype,
             device=device,
             gradient_checkpointing=gradient_checkpointing,
+            sharding=sharding,
         )
     else:
         config = lora_config(
@@ -501,6 +532,7 @@ def make_backbone(
             device=device,
             seed=seed,
             gradient_checkpointing=gradient_checkpointing,
+            sharding=sharding,
         )
     exact = dtype == torch.float32 and not quantized
     # Sums in another order: in float32 the last digits; eight bits of bfloat16 or of a quantized

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +102,25 @@ def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def restore_optimizer(
-    prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    prefix: str,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    place: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
-    """Put back what `optimizer_tensors` returned."""
+    """Put back what `optimizer_tensors` returned.
+
+    Args:
+        prefix: of the names.
+        optimizer: of the same parameters.
+        tensors: by name, whole.
+        place: gives a tensor the form of a parameter.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith(f"{prefix}/"):
             index, name = key.removeprefix(f"{prefix}/").split("/")
-            state.setdefault(int(index), {})[name] = tensor
+            state.setdefault(int(index), {})[name] = place(parameters[int(index)], tensor)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

@@ -9,6 +9,7 @@ from agents.backbone import Backbone, load_base, make_backbone, pick_device, pic
 from agents.config import TrainConfig
 from agents.critic import Critic
 from agents.rewards import ClassifierReward
+from agents.sharding import Sharding
 from agents.tasks import build_task
 from agents.tiny import tiny_model
 from cory_env import make_reward, vector_env
@@ -33,7 +34,9 @@ def build_reward(config: TrainConfig, task: Task) -> Reward:
 
 
 def build_backbones(
-    config: TrainConfig, critic: Literal["local", "central"] | None
+    config: TrainConfig,
+    critic: Literal["local", "central"] | None,
+    sharding: Sharding | None = None,
 ) -> dict[str, Backbone]:
     """Load the base models and give every policy, and every critic that has one, its own part.
 
@@ -41,6 +44,7 @@ def build_backbones(
         config: of the run.
         critic: what the algorithm has; with `critic_body="own"` it gets a body next to its
             policies', named by `critic_name`.
+        sharding: how layers are spread over processes; None for all in each.
 
     Returns:
         By policy, the same object for all that share a base model.
@@ -73,6 +77,7 @@ def build_backbones(
             targets=config.targets,
             rank_pattern=config.rank_pattern,
             gradient_checkpointing=config.gradient_checkpointing,
+            sharding=sharding,
         )
         backbones |= dict.fromkeys(policies, backbone)
     return {name: backbones[name] for name in config.policy_names}

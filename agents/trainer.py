@@ -56,6 +56,13 @@ from agents.roles import RoleSchedule
 from agents.rollout import collect, draw_examples
 from agents.run_folder import check_run_folder
 from agents.setup import build_backbones, build_critics, build_games, build_reward
+from agents.sharding import (
+    asked_sharding,
+    check_launcher,
+    clip_gradients,
+    spread_like,
+    whole_tensors,
+)
 from agents.tasks import build_task
 from agents.trackers import check_trackers, open_trackers
 from agents.types import Rollout, TrainBatch, Turn
@@ -90,9 +97,10 @@ class Trainer:
         reward = build_reward(config, task)
         self.config = config = config.resolved(algorithm.defaults)
         self._check_shares()
+        sharding = asked_sharding(self.world, pick_device(config.device), config.quantization)
         self.test_task = build_task(config.task, config.test_split, config.task_arguments)
         self.reward = reward
-        backbones = build_backbones(config, algorithm.critic)
+        backbones = build_backbones(config, algorithm.critic, sharding)
         names = list(backbones)
         self.games = build_games(
             config,
@@ -280,7 +288,7 @@ class Trainer:
         sums = self.world.total(torch.stack([torch.stack([*s.values()]) for s in shares]).sum(0))
         metrics = dict(zip(shares[0], sums, strict=True))
         self.world.total_gradients(learning)
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        norm = clip_gradients(parameters, self.config.max_grad_norm, self.world)
         finite = bool(torch.isfinite(metrics.pop("loss")) & torch.isfinite(norm))
         self.skipped_in_a_row[policy] = 0 if finite else self.skipped_in_a_row[policy] + 1
         if finite:
@@ -320,7 +328,10 @@ class Trainer:
         return {f"{turn.policy}/{key}": value for key, value in values.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return everything that the next iteration depends on: tensors, and the rest as JSON."""
+        """Return everything that the next iteration depends on: tensors, and the rest as JSON.
+
+        Tensors that are spread over processes are so here, too (see `whole_tensors`).
+        """
         tensors: dict[str, Tensor] = {}
         for name, policy in self.policies.items():
             for key, parameter in policy.parameters().items():
@@ -362,14 +373,16 @@ class Trainer:
             )
         for name, policy in self.policies.items():
             for key, parameter in policy.parameters().items():
-                parameter.copy_(tensors[f"policy/{name}/{key}"])
-            restore_optimizer(f"optimizer/{name}", self.optimizers[name], tensors)
+                parameter.copy_(spread_like(parameter, tensors[f"policy/{name}/{key}"]))
+            restore_optimizer(f"optimizer/{name}", self.optimizers[name], tensors, spread_like)
             self.generators[name].set_state(tensors[f"generator/{name}"])
             self.controllers[name].coef = meta["kl_coefs"][name]
         for name in self._critic_owners():
             for key, parameter in self._critic_parameters(name).items():
-                parameter.copy_(tensors[f"critic/{name}/{key}"])
-            restore_optimizer(f"critic_optimizer/{name}", self.critic_optimizers[name], tensors)
+                parameter.copy_(spread_like(parameter, tensors[f"critic/{name}/{key}"]))
+            restore_optimizer(
+                f"critic_optimizer/{name}", self.critic_optimizers[name], tensors, spread_like
+            )
         self.queries.bit_generator.state = meta["queries"]
         self.algorithm.load_state(meta["algorithm"])
         self.roles.load_state(meta["roles"])
@@ -391,6 +404,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
             then.
         EngineError: if the engine is unusable, or fails; in a run, the iterations before are saved.
     """
+    check_launcher()
     world = join_world(pick_device(config.device))
     folder, console = config.run_folder, console or Console()
     check_run_folder(config, resume)
@@ -405,6 +419,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
     with (
+        world.together(),
         closing(trainer.engine),
         TemporaryDirectory() as scratch,
         MetricLogger(
@@ -417,7 +432,8 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     ):
         done = _learn(trainer, folder, logger, done, stop)
     interrupted = done < config.iterations
-    evaluation = None if interrupted else _finish(trainer, folder, console)
+    with world.together():
+        evaluation = None if interrupted else _finish(trainer, folder, console)
     if world.writes:
         if not interrupted:
             write_cards(folder)
@@ -470,8 +486,10 @@ def _learn(
 def _save(
     trainer: Trainer, folder: Path, done: int, state: tuple[dict[str, Tensor], dict[str, Any]]
 ) -> None:
+    tensors, meta = state
+    tensors = whole_tensors(tensors, keep=trainer.world.writes)
     if trainer.world.writes:
-        save_checkpoint(folder / "checkpoints", done, *state, trainer.config.keep)
+        save_checkpoint(folder / "checkpoints", done, tensors, meta, trainer.config.keep)
 
 
 def _restore(trainer: Trainer, folder: Path) -> int:
@@ -496,8 +514,8 @@ def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]
 
 def _finish(trainer: Trainer, folder: Path, console: Console) -> Evaluation | None:
     """Write the final policies, evaluate them and show what has changed."""
+    _write_final(trainer.policies, folder, trainer.world)
     if trainer.world.writes:
-        _write_final(trainer.policies, folder)
         print_before_after(read_samples(folder / "samples.jsonl"), console)
     config = trainer.config
     if not config.evaluation_queries:
@@ -516,11 +534,13 @@ def _finish(trainer: Trainer, folder: Path, console: Console) -> Evaluation | No
     return evaluation
 
 
-def _write_final(policies: Mapping[str, LLMPolicy], folder: Path) -> None:
+def _write_final(policies: Mapping[str, LLMPolicy], folder: Path, world: World) -> None:
     """Write `final/`, whole or not at all."""
     temporary = folder / ".final.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    if world.writes:
+        shutil.rmtree(temporary, ignore_errors=True)
     for name, policy in policies.items():
-        policy.backbone.save_pretrained(name, temporary / name)
-    shutil.rmtree(folder / "final", ignore_errors=True)
-    os.replace(temporary, folder / "final")
+        policy.backbone.save_pretrained(name, temporary / name, writes=world.writes)
+    if world.writes:
+        shutil.rmtree(folder / "final", ignore_errors=True)
+        os.replace(temporary, folder / "final")

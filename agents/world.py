@@ -7,17 +7,23 @@ over everybody's rows. So the number of processes changes the time a run takes, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.distributed.tensor import DTensor
 
 from agents.errors import ProcessError
 
 T = TypeVar("T")
+
+_LOST = re.compile(r"/gloo/|NCCL|Connection (closed|reset)")
+"""How gloo and NCCL word the loss of a process, in errors of no type of their own."""
 
 
 class World:
@@ -63,10 +69,13 @@ class World:
         return total
 
     def total_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by the sum over all processes; a missing one counts as 0."""
-        if self.size == 1:
+        """Replace every gradient by the sum over all processes; a missing one counts as 0.
+
+        Those of parameters that are spread over the processes are sums already.
+        """
+        parameters = [p for p in parameters if not isinstance(p, DTensor)]
+        if self.size == 1 or not parameters:
             return
-        parameters = list(parameters)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -95,11 +104,24 @@ class World:
         try:
             operation()
         except RuntimeError as error:
-            raise ProcessError(
-                f"Expected {self.size} processes to go on together, but process {self.rank} has "
-                f"lost another one ({str(error).splitlines()[0][:120]}): look above for what "
-                "stopped it, then go on with --resume."
-            ) from error
+            raise self._lost(error) from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Turn what torch raises about a process that is gone, wherever, into our one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, ProcessError) or not _LOST.search(str(error)):
+                raise
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> ProcessError:
+        return ProcessError(
+            f"Expected {self.size} processes to go on together, but process {self.rank} has "
+            f"lost another one ({str(error).splitlines()[0][:120]}): look above for what "
+            "stopped it, then go on with --resume."
+        )
 
 
 def join_world(device: torch.device) -> World:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 USAGE = """usage: python -m agents COMMAND …
 
   train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields
+  compare TASK [--variants …] [--seeds 3] [--FIELD …]    variants side by side: one table, one page
   evaluate RUN [--split test] [--k 1 2 4 8]              score a run's policies, alone and as a team
   report RUN [RUN …] [--out FILE]                        page of a run, or of several side by side
   merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
@@ -53,6 +54,35 @@ class _TrainFlags:
     """Run folder; empty for runs/TASK."""
     push_to_hub: str = ""
     """ORG/NAME: at the end upload the policies, as `push` does, to private repositories."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CompareFlags:
+    """Train variants of one configuration over seeds: a table, a page, and results.json.
+
+    All fields of `train` are flags as well, and hold for every variant. A second call goes on.
+    """
+
+    task: Annotated[str, tyro.conf.Positional]
+    """Registered task."""
+    preset: str = ""
+    """Starting point for the fields; empty for the one that bears the task's name."""
+    variants: tuple[str, ...] = ("ppo", "cory-mappo", "cory-ippo")
+    """Named changes (`agents/variants.py`), or algorithms; the first is tested against."""
+    seeds: int = 3
+    """Seeds of each, from --seed on; >= 1."""
+    kl_coefs: tuple[float, ...] = ()
+    """Values of η, for frontiers."""
+    learning_rates: tuple[float, ...] = ()
+    """Values of the learning rate."""
+    budget: Literal["episodes", "compute"] = "episodes"
+    """What is equal: the episodes of a policy, or the responses of a run."""
+    jobs: int = 0
+    """Runs at a time; 0 for as many as there are cores."""
+    dry_run: bool = False
+    """Only list the runs."""
+    out: str = ""
+    """Folder; empty for runs/compare_TASK."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
+        "compare": _compare,
         "evaluate": _evaluate,
         "report": _report,
         "merge": _merge,
@@ -200,6 +231,34 @@ def _train(argv: list[str]) -> int:
 
         print(*push(run.folder, flags.push_to_hub), sep="\n")
     return 0
+
+
+def _compare(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        _parse(_CompareFlags, argv, prog="compare")
+    flags, rest = _parse(_CompareFlags, argv, prog="compare", unknown=True)
+    name = flags.preset or (flags.task if flags.task in PRESETS else "")
+    start = TrainConfig(**{**(preset_values(name) if name else {}), "task": flags.task})
+    base, _ = _parse(TrainConfig, rest, prog="compare", default=start)
+    for field in ("seeds", "evaluation_queries"):
+        value = getattr(flags if field == "seeds" else base, field)
+        if value < 1:
+            raise ValueError(f"Expected {field} to be at least 1, got {value}.")
+    from rich.console import Console
+
+    from agents.compare import compare
+    from agents.variants import Grid
+
+    kept = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Grid)}
+    out = Path(flags.out or f"runs/compare_{flags.task}")
+    return compare(
+        base,
+        Grid(**kept),
+        out,
+        at_a_time=flags.jobs or os.cpu_count() or 1,
+        dry_run=flags.dry_run,
+        console=Console(),
+    )
 
 
 def _starting_point(flags: _TrainFlags) -> TrainConfig:

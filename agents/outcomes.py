@@ -1,0 +1,164 @@
+"""What came out of a comparison: one row per run, a table over seeds, figures.
+
+A run counts with the mean of its policies, each alone on held-out queries: as it would be used. The
+policies of one run are not independent, so intervals and tests are over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agents.page import finite_sum
+from agents.records import REFERENCE, is_reference, number, read_metrics
+from agents.statistics import bootstrap_interval, hypervolume, sign_flip_p
+from agents.variants import Job
+
+COLLAPSED_DISTINCT_2 = 0.5
+"""Share of the reference's distinct-2 below which a policy has collapsed."""
+COLLAPSED_LENGTH = 1.5
+"""Times the reference's length from which on a policy has collapsed: its end tokens are gone."""
+FIGURES = ("reward", "kl", "combined", "length", "distinct_2")
+
+
+class Outcome(TypedDict):
+    """One run of `results.json`."""
+
+    variant: str
+    setting: str
+    seed: int
+    policies: dict[str, dict[str, float]]
+    """Each policy alone, by figure."""
+    reference: dict[str, float]
+    collapsed: list[str]
+    """Policies that have."""
+    seconds: float
+    """Of all iterations."""
+
+
+def read_outcome(job: Job) -> Outcome:
+    """Read what a finished run has come to."""
+    folder = job.config.run_folder
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    alone = {
+        row["name"]: {figure: float(row[figure][0]) for figure in FIGURES}
+        for row in evaluation["rows"]
+        if " after " not in row["name"]
+    }
+    reference = next(figures for name, figures in alone.items() if is_reference(name))
+    policies = {name: figures for name, figures in alone.items() if not is_reference(name)}
+    rows = read_metrics(folder / "metrics.jsonl")
+    return Outcome(
+        variant=job.variant,
+        setting=job.setting,
+        seed=job.config.seed,
+        policies=policies,
+        reference=reference,
+        collapsed=[name for name, figures in policies.items() if _collapsed(figures, reference)],
+        seconds=finite_sum(number(row, "seconds") for row in rows),
+    )
+
+
+def _collapsed(figures: Mapping[str, float], reference: Mapping[str, float]) -> bool:
+    return (
+        figures["distinct_2"] < COLLAPSED_DISTINCT_2 * reference["distinct_2"]
+        or figures["length"] > COLLAPSED_LENGTH * reference["length"]
+    )
+
+
+def run_mean(outcome: Outcome, figure: str) -> float:
+    """Mean of a figure over the policies of a run."""
+    return float(np.mean([figures[figure] for figures in outcome["policies"].values()]))
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return one row per variant and setting: means, intervals over seeds, and a paired test.
+
+    The test asks whether the combined reward differs from the first variant's in the same setting,
+    seed by seed; None for that variant itself, and where seeds are missing.
+    """
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome["variant"], outcome["setting"]), []).append(outcome)
+    first = next(iter(groups), ("", ""))[0]
+    rows = []
+    for (variant, setting), runs in groups.items():
+        figures = {figure: [run_mean(run, figure) for run in runs] for figure in FIGURES}
+        against = groups.get((first, setting), [])
+        seeds, other_seeds = ([run["seed"] for run in part] for part in (runs, against))
+        paired = variant != first and seeds == other_seeds
+        rows.append(
+            {
+                "variant": variant,
+                "setting": setting,
+                "runs": len(runs),
+                **{f: (float(np.mean(v)), *bootstrap_interval(v)) for f, v in figures.items()},
+                "collapsed": sum(len(run["collapsed"]) for run in runs),
+                "policies": sum(len(run["policies"]) for run in runs),
+                "p": (
+                    sign_flip_p(figures["combined"], [run_mean(r, "combined") for r in against])
+                    if paired
+                    else None
+                ),
+            }
+        )
+    return rows
+
+
+def hypervolumes(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
+    """Return, by variant and for each of its seeds, the area its runs dominate.
+
+    Better is more reward at less KL. The area reaches from the reference's reward up, and from the
+    largest KL of all runs down.
+    """
+    ceiling = max(run_mean(outcome, "kl") for outcome in outcomes)
+    floor = float(np.mean([outcome["reference"]["reward"] for outcome in outcomes]))
+    areas: dict[str, list[float]] = {}
+    for variant in dict.fromkeys(outcome["variant"] for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome["variant"] == variant]
+        areas[variant] = [
+            hypervolume(
+                [(run_mean(o, "reward"), run_mean(o, "kl")) for o in own if o["seed"] == seed],
+                (floor, ceiling),
+            )
+            for seed in sorted({outcome["seed"] for outcome in own})
+        ]
+    return areas
+
+
+def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
+    """Print the table of a comparison, and the areas where there is a grid."""
+    table = Table(
+        title="Means over seeds of policies alone, with 95 % intervals",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("variant", no_wrap=True)
+    settings = len({outcome["setting"] for outcome in outcomes}) > 1
+    if settings:
+        table.add_column("setting", no_wrap=True)
+    for heading in ("n", "reward", "KL, nats", "combined", "distinct-2", "collapsed", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    reference = {f: (float(np.mean([o["reference"][f] for o in outcomes])),) * 3 for f in FIGURES}
+    rows = [{"variant": REFERENCE, "setting": "", "runs": "", **reference, "p": None}]
+    for row in [*rows, *summary(outcomes)]:
+        cells = [f"{row[f][0]:.2f} [{row[f][1]:.2f}, {row[f][2]:.2f}]" for f in FIGURES[:3]]
+        if row["variant"] == REFERENCE:
+            cells = [cell.split(" ")[0] for cell in cells]
+        collapsed = f"{row['collapsed']}/{row['policies']}" if "policies" in row else ""
+        p = "" if row["p"] is None else f"{row['p']:.3f}"
+        before = [row["variant"], *([row["setting"]] if settings else []), str(row["runs"])]
+        table.add_row(*before, *cells, f"{row['distinct_2'][0]:.2f}", collapsed, p)
+    console.print(table)
+    if settings:
+        for variant, areas in hypervolumes(outcomes).items():
+            low, high = bootstrap_interval(areas)
+            mean = float(np.mean(areas))
+            console.print(f"{variant}: area of the frontier {mean:.2f} [{low:.2f}, {high:.2f}]")

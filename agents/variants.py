@@ -1,0 +1,107 @@
+"""What `compare` compares: named changes to one configuration, so that nothing else differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.config import TrainConfig
+
+Budget = Literal["episodes", "compute"]
+
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "ppo": {"algorithm": "ppo", "observers": 0},
+    "cory-mappo": {"algorithm": "mappo"},
+    "cory-ippo": {"algorithm": "ippo"},
+    "cory-happo": {"algorithm": "happo"},
+    "no-transfer": {"knowledge_transfer": False},
+    "no-exchange": {"swap": "never"},
+    "plateau": {"swap": "plateau"},
+    "individual": {"reward_sharing": "individual"},
+    "mean": {"reward_sharing": "mean"},
+    "competitive": {"reward_sharing": "-1"},
+    "shared-credit": {"credit": "shared"},
+    "value-handover": {"handover": "value"},
+    "three": {"observers": 2},
+    # The released code of the paper: what its CORY and its baseline differ in besides the game.
+    "released-cory": {
+        **{"algorithm": "ippo", "kl": "detached", "credit": "shared", "kl_coef": 0.4},
+        "reward_scaling": "normalize",
+    },
+    "released-ppo": {"algorithm": "ppo", "observers": 0, "kl": "detached", "kl_coef": 0.3},
+}
+"""By name; every algorithm is a variant of its own name, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run of a comparison."""
+
+    variant: str
+    setting: str
+    """The values of the grid, such as `kl_coef=0.1`; empty without one."""
+    config: TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """What is run: every variant with every value and every seed."""
+
+    variants: tuple[str, ...]
+    seeds: int
+    kl_coefs: tuple[float, ...] = ()
+    learning_rates: tuple[float, ...] = ()
+    budget: Budget = "episodes"
+
+
+def plan(base: TrainConfig, grid: Grid, out: Path) -> list[Job]:
+    """Return the runs, seed by seed, so that what is finished first can be compared first.
+
+    With the budget `episodes`, every policy plays as many episodes in every variant. With `compute`
+    every variant generates as many responses: a single agent gets twice the iterations of a pair.
+
+    Args:
+        base: what all variants start from.
+        grid: the variants, values and seeds.
+        out: folder of the comparison.
+
+    Raises:
+        ValueError: if a variant is unknown, or does not go together with the rest.
+    """
+    settings = [
+        {name: value for name, value in (("kl_coef", kl), ("learning_rate", rate)) if value}
+        for kl in grid.kl_coefs or (0.0,)
+        for rate in grid.learning_rates or (0.0,)
+    ]
+    jobs = []
+    for seed in range(base.seed, base.seed + grid.seeds):
+        for variant in grid.variants:
+            changes = variant_changes(variant)
+            turns = changes.get("observers", base.observers) + 1
+            scale = (base.observers + 1) / turns if grid.budget == "compute" else 1
+            for setting in settings:
+                label = ",".join(f"{name}={value:g}" for name, value in setting.items())
+                folder = out / "runs" / variant / (label or "base") / str(seed)
+                values = {**changes, **setting, "seed": seed, "out": str(folder)}
+                iterations = max(1, round(base.iterations * scale))
+                config = replace(base, **{**values, "iterations": iterations})
+                jobs.append(Job(variant=variant, setting=label, config=config))
+    return jobs
+
+
+def variant_changes(name: str) -> Mapping[str, Any]:
+    """Return the fields that a variant changes.
+
+    Raises:
+        ValueError: if there is no such variant.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name]
+    from agents.algorithms import ALGORITHMS  # loads torch
+
+    if name not in ALGORITHMS:
+        known = [*VARIANTS, *(a for a in ALGORITHMS if a not in VARIANTS)]
+        raise ValueError(f"Expected variants out of {', '.join(known)}, got {name!r}.")
+    return {"algorithm": name}

@@ -1,0 +1,166 @@
+"""Comparisons: what is planned, run, resumed, counted and shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agents.cli import main
+from agents.config import TrainConfig
+from agents.outcomes import Outcome, hypervolumes, summary
+from agents.records import read_metrics
+from agents.variants import VARIANTS, Grid, plan
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    *("--iterations", "2", "--batch-size", "8", "--minibatch-size", "8", "--epochs", "1"),
+    *("--evaluation-queries", "8", "--sample-every", "9", "--save-every", "1"),
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_a_configuration_that_differs_in_what_it_says(variant):
+    base = TrainConfig(task="toy", model="tiny", adapter="full")
+    (job,) = plan(base, Grid(variants=(variant,), seeds=1), Path("out"))
+    changed = {k for k, v in job.config.to_json().items() if v != base.to_json()[k] and k != "out"}
+    assert changed <= set(VARIANTS[variant])
+    assert changed or all(getattr(base, k) == v for k, v in VARIANTS[variant].items())
+
+
+def test_plans_have_every_variant_value_and_seed_once_the_first_seeds_first():
+    grid = Grid(variants=("ppo", "rloo"), seeds=2, kl_coefs=(0.1, 0.2), learning_rates=(1e-3,))
+    jobs = plan(TrainConfig(seed=5), grid, Path("out"))
+    assert len(jobs) == len({job.config.out for job in jobs}) == 8
+    assert [job.config.seed for job in jobs] == [5] * 4 + [6] * 4
+    first = jobs[0]
+    assert first.config.out == "out/runs/ppo/kl_coef=0.1,learning_rate=0.001/5"
+    assert (first.config.kl_coef, first.config.learning_rate) == (0.1, 1e-3)
+    assert jobs[2].config.algorithm == "rloo"
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"), [("episodes", [60, 60, 60]), ("compute", [120, 60, 40])]
+)
+def test_equal_compute_is_as_many_responses(budget, expected):
+    grid = Grid(variants=("ppo", "cory-mappo", "three"), seeds=1, budget=budget)
+    jobs = plan(TrainConfig(iterations=60), grid, Path("out"))
+    assert [job.config.iterations for job in jobs] == expected
+
+
+def outcome(variant: str, seed: int, reward: float, kl: float, setting: str = "") -> Outcome:
+    figures = {"reward": reward, "kl": kl, "combined": reward - kl, "length": 9.0, "distinct_2": 1}
+    more = {**figures, "reward": reward + 2, "combined": reward + 2 - kl}
+    return Outcome(
+        variant=variant,
+        setting=setting,
+        seed=seed,
+        policies={"llm_0": figures, "llm_1": more},
+        reference={"reward": 0.0, "kl": 0.0, "combined": 0.0, "length": 9.0, "distinct_2": 1.0},
+        collapsed=[],
+        seconds=1.0,
+    )  # fmt: skip
+
+
+def test_the_summary_by_hand():
+    runs = [outcome("a", seed, reward, 1) for seed, reward in enumerate([1, 2, 3])]
+    runs += [outcome("b", seed, reward, 1) for seed, reward in enumerate([2, 3, 4])]
+    first, second = summary(runs)
+    assert first["reward"][0] == 3  # the policies of a run are 1 above its first one on average
+    assert second["reward"][0] == 4
+    assert first["p"] is None
+    assert second["p"] == 2 / 8  # only all signs and their opposite reach a gap of 3
+    assert first["policies"] == 6
+    assert summary([*runs[:3], *runs[3:5]])[1]["p"] is None  # a seed is missing
+
+
+def test_areas_by_hand():
+    runs = [outcome("a", 0, 1, 1, "x"), outcome("a", 0, 2, 3, "y"), outcome("b", 0, 0, 4, "x")]
+    # mean rewards 2 and 3 above the reference's 0, ceiling 4 nats: 2 x (4 - 1) + 1 x (4 - 3)
+    assert hypervolumes(runs) == {"a": [7.0], "b": [0.0]}
+
+
+def test_a_comparison_runs_goes_on_and_is_shown(tmp_path, capsys):
+    out = tmp_path / "compared"
+    arguments = ["compare", "toy", "--variants", "ppo", "cory-mappo", "--seeds", "2", *SMALL]
+    assert main([*arguments, "--out", str(out), "--jobs", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "4/4 " in shown
+    assert "cory-mappo" in shown
+    results = json.loads((out / "results.json").read_text())
+    assert [(r["variant"], r["seed"], len(r["policies"])) for r in results] == [
+        *[("ppo", 0, 1), ("cory-mappo", 0, 2), ("ppo", 1, 1), ("cory-mappo", 1, 2)]
+    ]
+    evaluation = json.loads((out / "runs/ppo/base/1/evaluation.json").read_text())
+    alone = next(row for row in evaluation["rows"] if row["name"] == "llm_0")
+    assert results[2]["policies"]["llm_0"]["reward"] == alone["reward"][0]
+    page = (out / "compare.html").read_text()
+    assert page.count("data:image/png") == 2
+    times = {p: p.stat().st_mtime for p in out.rglob("step_2/*")}
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert "4 of 4 runs are finished" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime for p in out.rglob("step_2/*")} == times
+    assert main([*arguments, "--out", str(out), "--kl-coef", "0.7"]) == 2
+    assert "kl_coef" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_is_reported_and_stops_no_other(tmp_path, capsys):
+    out = tmp_path / "compared"
+    broken = out / "runs/ppo/base/0/checkpoints/step_1"
+    broken.mkdir(parents=True)
+    arguments = ["compare", "toy", "--variants", "ppo", "ippo", "--seeds", "1", *SMALL]
+    assert main([*arguments, "--out", str(out)]) == 1
+    shown = capsys.readouterr().out
+    assert "ppo seed 0: FAILED" in shown
+    assert [r["variant"] for r in json.loads((out / "results.json").read_text())] == ["ippo"]
+    assert "Expected a whole checkpoint" in (out / "runs/ppo/base/0/log.txt").read_text()
+
+
+def test_an_interrupt_saves_every_run_and_a_second_call_goes_on(tmp_path):
+    out = tmp_path / "compared"
+    flags = [*SMALL, "--iterations", "400", "--save-every", "1000"]
+    command = [sys.executable, "-m", "agents", "compare", "toy", "--variants", "ppo", "--seeds",
+               "2", "--jobs", "2", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen([*command, *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    rows = [out / f"runs/ppo/base/{seed}/metrics.jsonl" for seed in (0, 1)]
+    until = time.monotonic() + 120
+    while not all(p.exists() and p.read_text().count("\n") > 2 for p in rows):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    done = [len(read_metrics(path)) for path in rows]
+    saved = [next((p.parent / "checkpoints").iterdir()).name for p in rows]
+    assert saved == [f"step_{n}" for n in done]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--variants", "nothing"), "variants out of ppo, cory-mappo"),
+        (("--seeds", "0"), "seeds to be at least 1"),
+        (("--evaluation-queries", "0"), "evaluation_queries to be at least 1"),
+        (("--kl-coefs", "much"), "much"),
+        (("--nonsense", "1"), "--nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, message, tmp_path, capsys):
+    assert main(["compare", "toy", *arguments, "--out", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_only_lists(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["compare", "toy", "--seeds", "1", "--dry-run", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("to do") == 3
+    assert not out.exists()

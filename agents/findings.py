@@ -46,9 +46,10 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     body = ""
     for row in summary(outcomes):
         cells = [row["variant"], row["setting"], str(row["runs"])]
-        for figure in ("reward", "kl", "combined", "distinct_2"):
+        for figure in ("reward", "kl", "combined"):
             mean, low, high = row[figure]
             cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
+        cells.append(f"{row['distinct_2'][0]:.2f}")
         cells.append(f"{row['collapsed']} of {row['policies']}")
         cells.append("" if row["p"] is None else f"{row['p']:.3f}")
         body += "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>\n"

@@ -135,21 +135,22 @@ def hypervolumes(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
 def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
     """Print the table of a comparison, and the areas where there is a grid."""
     table = Table(
-        title="Means over seeds of policies alone, with 95 % intervals",
+        title="Policies alone, means over seeds, ± half the 95 % interval",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("variant", no_wrap=True)
     settings = len({outcome["setting"] for outcome in outcomes}) > 1
     if settings:
-        table.add_column("setting", no_wrap=True)
-    for heading in ("n", "reward", "KL, nats", "combined", "distinct-2", "collapsed", "p"):
+        table.add_column("setting", overflow="fold")
+    for heading in ("n", "reward", "KL, nats", "combined", "dist-2", "lost", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     reference = {f: (float(np.mean([o["reference"][f] for o in outcomes])),) * 3 for f in FIGURES}
     rows = [{"variant": REFERENCE, "setting": "", "runs": "", **reference, "p": None}]
     for row in [*rows, *summary(outcomes)]:
-        cells = [f"{row[f][0]:.2f} [{row[f][1]:.2f}, {row[f][2]:.2f}]" for f in FIGURES[:3]]
+        cells = [f"{row[f][0]:.2f} ±{(row[f][2] - row[f][1]) / 2:.2f}" for f in FIGURES[:3]]
         if row["variant"] == REFERENCE:
             cells = [cell.split(" ")[0] for cell in cells]
         collapsed = f"{row['collapsed']}/{row['policies']}" if "policies" in row else ""
@@ -157,6 +158,9 @@ def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
         before = [row["variant"], *([row["setting"]] if settings else []), str(row["runs"])]
         table.add_row(*before, *cells, f"{row['distinct_2'][0]:.2f}", collapsed, p)
     console.print(table)
+    console.print(
+        "lost: policies that have collapsed; p: combined reward against the first variant"
+    )
     if settings:
         for variant, areas in hypervolumes(outcomes).items():
             low, high = bootstrap_interval(areas)

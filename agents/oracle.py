@@ -1,8 +1,12 @@
 """The exact optimum of a KL-regularised two-seat game whose responses can be enumerated.
 
-Works on tables only: reference log-probabilities and rewards in, optimal policies out. It knows
-neither tasks nor models.
-A table has no shared weights, so its optimum is an upper bound for every learner.
+Tables of reference log-probabilities and rewards in, optimal policies out; it knows neither tasks
+nor models. A table has no shared weights, so its optimum is an upper bound for every learner.
+
+Where the observer does not see the query, it learns of it from what the pioneer answers: its best
+policy depends on the pioneer's, and the team's optimum has no closed form. Then `solve` lets the
+two answer each other, which never lowers the value, and `upper_bound` says what a team would earn
+whose observer sees all.
 """
 
 from collections.abc import Sequence
@@ -13,6 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Payer = Literal["team", "own"]
+
+_MAX_SWEEPS = 500
+_STILL = 1e-12
+"""Relative change of the value at which best responses have met."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +35,12 @@ class Game:
     pioneer_rewards: Floats
     """(Q, N) the pioneer's own task reward."""
     observer_rewards: Floats
-    """(Q, N, M) the observer's own task reward; axes may be 1."""
+    """(Q, N, M) the observer's own task reward; N may be 1 where it does not depend on a1."""
+
+    @property
+    def hides_query(self) -> bool:
+        """Whether the observer reads nothing but the pioneer's response."""
+        return len(self.observer_log_probs) == 1 and len(self.pioneer_log_probs) > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +75,7 @@ def _kl(log_probs: Floats, reference: Floats) -> Floats:
 def evaluate_policies(game: Game, pioneer: Floats, observer: Floats, eta: float) -> Solution:
     """Play a pair of policies exactly; log-probabilities (Q, N) and (Q or 1, N, M)."""
     first = np.exp(pioneer)
-    observer_reward = (np.exp(observer) * game.observer_rewards).sum(axis=-1)
+    observer_reward = _expected(observer, game.observer_rewards)
     rewards = (
         float((first * game.pioneer_rewards).sum(axis=-1).mean()),
         float((first * observer_reward).sum(axis=-1).mean()),
@@ -74,27 +88,95 @@ def evaluate_policies(game: Game, pioneer: Floats, observer: Floats, eta: float)
     return Solution(value=value, rewards=rewards, kl=kl, pioneer=pioneer, observer=observer)
 
 
-def solve(game: Game, eta: float, *, payer: Literal["team", "own"] = "team") -> Solution:
+def solve(game: Game, eta: float, *, payer: Payer = "team") -> Solution:
     """Solve the game: each seat plays π0 · exp(value / η), the observer first, then the pioneer.
 
-    `team` maximises E[r1 + r2] − η (KL1 + KL2): a1 is worth r1 + η log E_π0[exp(r2 / η)].
-    `own` is the equilibrium where each seat pays only its own KL: a1 is worth r1 + E_π2[r2].
-    The observer plays the same in both: the pioneer's reward and KL are constants of its state.
+    `team` maximises E[r1 + r2] − η (KL1 + KL2): a1 is worth r1 + E[r2] − η KL2. `own` is the
+    equilibrium where each seat pays only its own KL: a1 is worth r1 + E[r2]. The observer plays the
+    same in both: the pioneer's reward and KL are constants of its state.
+
+    With a hidden query this is the best of several local optima, a lower bound of the optimum.
 
     Raises:
         ValueError: If eta is not positive.
     """
     if not eta > 0:
         raise ValueError(f"Expected eta > 0, got {eta}.")
-    observer, log_total = _log_normalised(game.observer_log_probs + game.observer_rewards / eta)
+    if not game.hides_query:
+        observer = _answer_to(game, eta, None)
+        return evaluate_policies(game, _lead(game, eta, observer, payer), observer, eta)
+    selfish, _ = _log_normalised(game.pioneer_log_probs + game.pioneer_rewards / eta)
+    starts = (game.pioneer_log_probs, selfish)
+    ends = [_answer_each_other(game, eta, start, payer) for start in starts]
+    return max(ends, key=lambda solution: solution.value)
+
+
+def upper_bound(game: Game, eta: float) -> float:
+    """Return the value of a team whose observer sees the query: no team can do better."""
+    if game.hides_query:
+        values = []
+        for q in range(len(game.pioneer_log_probs)):
+            one = Game(
+                pioneer_log_probs=game.pioneer_log_probs[q : q + 1],
+                observer_log_probs=game.observer_log_probs,
+                pioneer_rewards=game.pioneer_rewards[q : q + 1],
+                observer_rewards=game.observer_rewards[q : q + 1],
+            )
+            values.append(solve(one, eta).value)
+        return float(np.mean(values))
+    return solve(game, eta).value
+
+
+def solve_alone(log_probs: Floats, rewards: Floats, eta: float) -> tuple[float, float]:
+    """Return reward and KL of the best single agent, π0 · exp(r / η), for tables (Q, N)."""
+    policy, _ = _log_normalised(log_probs + rewards / eta)
+    reward = float((np.exp(policy) * rewards).sum(axis=-1).mean())
+    return reward, float(_kl(policy, log_probs).mean())
+
+
+def _answer_each_other(game: Game, eta: float, pioneer: Floats, payer: Payer) -> Solution:
+    """Let the seats play best responses in turn until the value stands still."""
+    solution = evaluate_policies(game, pioneer, game.observer_log_probs, eta)
+    for _ in range(_MAX_SWEEPS):
+        before = solution.value
+        observer = _answer_to(game, eta, pioneer)
+        pioneer = _lead(game, eta, observer, payer)
+        solution = evaluate_policies(game, pioneer, observer, eta)
+        if abs(solution.value - before) <= _STILL * (1 + abs(before)):
+            break
+    return solution
+
+
+def _answer_to(game: Game, eta: float, pioneer: Floats | None) -> Floats:
+    """Return the observer's best response, (Q or 1, N, M), to a pioneer that it learns q from."""
+    rewards = game.observer_rewards
+    if pioneer is not None:
+        # (Q, N) of each query once a1 is read; queries are equally frequent
+        posterior = np.exp(pioneer - pioneer.max(axis=0))
+        posterior /= posterior.sum(axis=0)
+        if rewards.shape[1] == 1:
+            rewards = (posterior.T @ rewards[:, 0])[None]
+        else:
+            rewards = np.einsum("qn,qnm->nm", posterior, rewards)[None]
+    return _log_normalised(game.observer_log_probs + rewards / eta)[0]
+
+
+def _lead(game: Game, eta: float, observer: Floats, payer: Payer) -> Floats:
+    """Return the pioneer's best response, (Q, N), to an observer."""
+    worth = game.pioneer_rewards + _expected(observer, game.observer_rewards)
     if payer == "team":
-        worth = eta * log_total
-    else:
-        worth = (np.exp(observer) * game.observer_rewards).sum(axis=-1)
-    pioneer, _ = _log_normalised(game.pioneer_log_probs + (game.pioneer_rewards + worth) / eta)
-    return evaluate_policies(game, pioneer, observer, eta)
+        worth = worth - eta * _kl(observer, game.observer_log_probs)
+    return _log_normalised(game.pioneer_log_probs + worth / eta)[0]
+
+
+def _expected(observer: Floats, rewards: Floats) -> Floats:
+    """Return (Q, N) what the observer is expected to earn, without a table of Q · N · M."""
+    probs = np.exp(observer)
+    if len(observer) == 1 and rewards.shape[1] == 1:
+        return rewards[:, 0] @ probs[0].T
+    return (probs * rewards).sum(axis=-1)
 
 
 def frontier(game: Game, etas: Sequence[float]) -> list[Solution]:
-    """The team's reward-KL frontier: no policies earn more at the same sum of KLs."""
+    """Return the team's reward–KL frontier: one solution for each price of a nat."""
     return [solve(game, eta) for eta in etas]

@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from agents.oracle import Game, evaluate_policies, frontier, solve
+from agents.oracle import Game, evaluate_policies, frontier, solve, solve_alone, upper_bound
 
 
 def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-def random_game(rng):
+def random_game(rng, *, hidden=False):
     return Game(
         pioneer_log_probs=log_softmax(rng.normal(size=(2, 3))),
-        observer_log_probs=log_softmax(rng.normal(size=(1, 3, 4))),
+        observer_log_probs=log_softmax(rng.normal(size=(1 if hidden else 2, 3, 4))),
         pioneer_rewards=rng.normal(size=(2, 3)),
         observer_rewards=rng.normal(size=(2, 3, 4)),
     )
@@ -62,3 +62,74 @@ def test_no_random_policy_lies_above_the_frontier():
 def test_eta_must_be_positive(eta):
     with pytest.raises(ValueError, match="eta > 0"):
         solve(hand_game(), eta)
+
+
+def ascended(game, eta, rng):
+    """Climb the value over softmax tables by finite differences, from a random start."""
+    shapes = [(2, 3), (1, 3, 4)]
+    x = np.concatenate([rng.normal(size=int(np.prod(shape))) for shape in shapes])
+
+    def value(x):
+        pioneer, observer = (
+            log_softmax(part.reshape(shape))
+            for part, shape in zip(np.split(x, [6]), shapes, strict=True)
+        )
+        return evaluate_policies(game, pioneer, observer, eta).value
+
+    step = 1e-5
+    for _ in range(400):
+        eye = np.eye(len(x)) * step
+        x = x + 4 * np.array([(value(x + e) - value(x - e)) / (2 * step) for e in eye])
+    return value(x)
+
+
+def test_gradient_ascent_climbs_no_higher_and_as_high_where_the_query_is_hidden():
+    rng = np.random.default_rng(1)
+    game = random_game(rng, hidden=True)
+    assert game.hides_query
+    found = solve(game, 0.7)
+    climbed = max(ascended(game, 0.7, rng) for _ in range(2))
+    assert found.value - 1e-3 < climbed <= found.value + 1e-9  # 400 steps end just below
+    assert found.value < upper_bound(game, 0.7) - 1e-3  # here it costs not to see the query
+
+
+def test_an_observer_that_reads_the_query_off_the_answer_loses_nothing():
+    """Two queries, a pioneer that is paid for naming them, and an observer paid for repeating."""
+    half = np.log(np.full((2, 2), 0.5))
+    game = Game(
+        pioneer_log_probs=half,
+        observer_log_probs=half[None],
+        pioneer_rewards=np.eye(2),
+        observer_rewards=np.eye(2)[:, None],
+    )
+    solution = solve(game, 0.02)
+    assert solution.rewards == pytest.approx((1.0, 1.0))
+    assert solution.kl == pytest.approx((math.log(2), math.log(2)))
+    assert solution.value == pytest.approx(upper_bound(game, 0.02))
+
+
+def test_a_single_agent_by_hand():
+    # η 1, two equal responses, rewards 0 and log 3: probabilities 1/4 and 3/4.
+    reward, kl = solve_alone(np.log([[0.5, 0.5]]), np.array([[0.0, math.log(3)]]), 1.0)
+    assert reward == pytest.approx(0.75 * math.log(3))
+    assert kl == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_neither_seat_can_gain_by_changing_its_answer_alone(hidden):
+    rng = np.random.default_rng(2)
+    game = random_game(rng, hidden=hidden)
+    for payer in ("team", "own"):
+        best = solve(game, 0.5, payer=payer)
+
+        def paid(solution, seat, payer=payer):
+            kl = sum(solution.kl) if payer == "team" else solution.kl[seat]
+            return sum(solution.rewards) - 0.5 * kl
+
+        for _ in range(200):
+            noise = 0.3 * rng.normal(size=best.pioneer.shape)
+            other = evaluate_policies(game, log_softmax(best.pioneer + noise), best.observer, 0.5)
+            assert paid(other, 0) <= paid(best, 0) + 1e-9
+            noise = 0.3 * rng.normal(size=best.observer.shape)
+            other = evaluate_policies(game, best.pioneer, log_softmax(best.observer + noise), 0.5)
+            assert paid(other, 1) <= paid(best, 1) + 1e-9

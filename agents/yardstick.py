@@ -1,0 +1,100 @@
+"""The tables of `toy`, for the oracle: all responses, what they earn, and how likely they are.
+
+A response of `toy` is at most `length` symbols, so all of them can be scored by the reference: one
+forward pass over every beginning of a response gives the probabilities of all its continuations.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from agents.oracle import Floats, Game
+from agents.policy import LLMPolicy, token_positions
+from cory_env import Example, make_reward
+from cory_env.tasks.toy import ToyTask
+from cory_env.types import Tokenizer
+
+_ROWS = 8192
+"""Sequences in one forward pass."""
+
+
+def every_response(task: ToyTask) -> list[tuple[int, ...]]:
+    """Return the ids of all responses: those that end, and those that the limit cuts."""
+    tokenizer = _tokenizer(task)
+    end, size = tokenizer.eos_token_id, tokenizer.vocab_size
+    others = [token for token in range(size) if token != end]
+    ended = [
+        (*ids, end)
+        for n in range(task.max_new_tokens)
+        for ids in itertools.product(others, repeat=n)
+    ]
+    return [*ended, *itertools.product(others, repeat=task.max_new_tokens)]
+
+
+@torch.no_grad()
+def response_log_probs(reference: LLMPolicy, task: ToyTask, prompts: Sequence[str]) -> Floats:
+    """Return the log-probability (P, N) of every response to each prompt."""
+    responses = every_response(task)
+    beginnings = sorted({ids[:n] for ids in responses for n in range(len(ids))})
+    place = {ids: i for i, ids in enumerate(beginnings)}
+    encoded = [_tokenizer(task).encode(prompt) for prompt in prompts]
+    rows = [[*prompt, *beginning] for prompt in encoded for beginning in beginnings]
+    parts = [
+        _next_log_probs(reference, rows[start : start + _ROWS])
+        for start in range(0, len(rows), _ROWS)
+    ]
+    next_token = np.concatenate(parts).reshape(len(prompts), len(beginnings), -1)
+    table = np.zeros((len(prompts), len(responses)))
+    for column, ids in enumerate(responses):
+        for n, token in enumerate(ids):
+            table[:, column] += next_token[:, place[ids[:n]], token]
+    return table
+
+
+def toy_game(reference: LLMPolicy, task: ToyTask) -> Game:
+    """Return the game of a pioneer and an observer who does not see the query.
+
+    All strings are asked equally often.
+
+    Args:
+        reference: π0, whatever its sampling temperature.
+        task: not much longer than 3, with not much more than 8 symbols: the table of the observer
+            has the square of all responses.
+    """
+    queries = ["".join(letters) for letters in itertools.product(task.alphabet, repeat=task.length)]
+    texts = [_tokenizer(task).decode(ids) for ids in every_response(task)]
+    pioneer = response_log_probs(reference, task, [task.pioneer_prompt(q) for q in queries])
+    observer = response_log_probs(reference, task, [task.observer_prompt("", [t]) for t in texts])
+    rewards = _rewards(task, queries, texts)
+    return Game(
+        pioneer_log_probs=pioneer,
+        observer_log_probs=observer[None],
+        pioneer_rewards=rewards,
+        observer_rewards=rewards[:, None],
+    )
+
+
+def _tokenizer(task: ToyTask) -> Tokenizer:
+    assert task.tokenizer is not None
+    return task.tokenizer
+
+
+def _rewards(task: ToyTask, queries: Sequence[str], texts: Sequence[str]) -> Floats:
+    reward = make_reward(task.reward)
+    rows = [reward([Example(q, reference=q[::-1])] * len(texts), texts) for q in queries]
+    return np.stack(rows)
+
+
+def _next_log_probs(reference: LLMPolicy, rows: Sequence[Sequence[int]]) -> Floats:
+    """Return (rows, V) log-probabilities of the token after each sequence."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
+    ids, mask = ids.to(reference.backbone.device), mask.to(reference.backbone.device)
+    hidden = reference.backbone.hidden(None, ids, mask, token_positions(mask))[:, -1]
+    logits = reference.backbone.logits(None, hidden).double() / reference.temperature
+    return logits.log_softmax(-1).cpu().numpy()

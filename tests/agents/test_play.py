@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -386,6 +387,9 @@ class Seat:
         assert part in self.text, self.text
 
     def read(self) -> bool:
+        if not select.select([self.main], [], [], 120)[0]:
+            self.process.kill()
+            pytest.fail(f"nothing more comes after {self.text!r}")
         try:
             chunk = os.read(self.main, 4096)
         except OSError:  # how Linux says that the other side is closed

@@ -1,4 +1,4 @@
-"""The command line: `python -m agents train | evaluate | report | merge | push | play`.
+"""The command line: `python -m agents train | compare | evaluate | report | merge | push | play`.
 
 The only place that parses flags and turns an error of the user into one line and exit code 2. Heavy
 imports wait until the flags are understood.

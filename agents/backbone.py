@@ -35,6 +35,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from agents.kernels import speed_up, speed_up_adapters
 from agents.sharding import Sharding, whole_tensors
 
 EMBEDDED_NAME = "agents/assets/model"
@@ -232,6 +233,7 @@ class LoraBackbone(Backbone):
             self.model: PeftModel = get_peft_model(base, config, adapter_name=names[0])  # type: ignore[assignment]
             for name in names[1:]:
                 self.model.add_adapter(name, config)
+        speed_up_adapters(self.model)
         if not _is_quantized(base):  # those are loaded where they stay
             self.model.to(device)
         self.model.eval()
@@ -504,6 +506,7 @@ def make_backbone(
             not fit it.
     """
     quantized = _is_quantized(base)
+    speed_up(base, device)
     backbone: Backbone
     if adapter == "full":
         if quantized:

@@ -14,10 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from agents.backbone import Backbone
 from agents.chat import prompt_ids
 from agents.functional import entropy, exact_kl, sampling_log_probs
+from agents.kernels import score_tokens
 from agents.types import Generation, TokenBatch
 
 CHUNK_TOKENS = 1024
 """Response tokens whose (tokens, V) distributions are in memory at a time."""
+CHUNK_ROW_TOKENS = 2048
+"""Tokens that a pass without gradient takes through the network at a time."""
 
 
 class Generated(NamedTuple):
@@ -161,11 +164,14 @@ class LLMPolicy:
     def _score_chunk(
         self, hidden: Tensor, ref_hidden: Tensor, ids: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        log_probs = self._log_softmax(self.backbone.logits(self.name, hidden), ids)
+        logits = self.backbone.logits(self.name, hidden)
         with torch.no_grad():
-            # The reference is compared at the same temperature, over its whole vocabulary.
             ref_logits = self.backbone.logits(None, ref_hidden)
-            ref_log_probs = sampling_log_probs(ref_logits, temperature=self.temperature)
+        if self.top_p == 1.0:
+            return score_tokens(logits, ref_logits, ids, self.temperature)
+        log_probs = self._log_softmax(logits, ids)
+        # The reference is compared at the same temperature, over its whole vocabulary.
+        ref_log_probs = sampling_log_probs(ref_logits, temperature=self.temperature)
         chosen, ref_chosen = (p.gather(-1, ids[:, None])[:, 0] for p in (log_probs, ref_log_probs))
         return chosen, entropy(log_probs), exact_kl(log_probs, ref_log_probs), ref_chosen
 
@@ -230,8 +236,13 @@ def response_hidden(backbone: Backbone, name: str | None, tokens: TokenBatch) ->
     """Return the hidden states (B, T, D) from which the response tokens are predicted."""
     ids = torch.cat([tokens.prompt_ids, tokens.response_ids[:, :-1]], dim=1)
     mask = torch.cat([tokens.prompt_mask, tokens.response_mask[:, :-1]], dim=1)
-    hidden = backbone.hidden(name, ids, mask, token_positions(mask))
-    return hidden[:, tokens.prompt_ids.shape[1] - 1 :]
+    start = tokens.prompt_ids.shape[1] - 1
+    # Layers that are spread over processes must be gathered equally often by all of them.
+    whole = torch.is_grad_enabled() or backbone.sharding is not None
+    rows = len(ids) if whole else max(1, CHUNK_ROW_TOKENS // ids.shape[1])
+    parts = zip(ids.split(rows), mask.split(rows), strict=True)
+    hidden = [backbone.hidden(name, i, m, token_positions(m))[:, start:] for i, m in parts]
+    return torch.cat(hidden)
 
 
 def decode(backbone: Backbone, tokens: TokenBatch) -> list[str]:

@@ -73,7 +73,9 @@ def sampling_log_probs(
     Returns:
         (..., V) float32.
     """
-    logits = logits.float() / temperature
+    logits = logits.float()
+    if temperature != 1.0:  # a pass over all of them
+        logits = logits / temperature
     if top_p < 1.0:
         kept = nucleus_mask(logits.detach(), top_p)
         if kept_ids is not None:

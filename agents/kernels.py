@@ -1,4 +1,4 @@
-"""The same arithmetic in fewer passes over memory: what `transformers` and `peft` do, faster on CPUs.
+"""The same arithmetic in fewer passes over memory: what transformers and peft do, faster on CPUs.
 
 Small models spend their time not on matrix products but on the passes between them: casts of LoRA's
 inputs to float32 and back, seven passes for one GELU, twenty over logits as wide as the vocabulary.
@@ -20,7 +20,11 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
+from agents.functional import sampling_log_probs
+
 _ATTENTION = "products"
+_SLOW_DTYPE = torch.bfloat16
+"""In which the backward pass of PyTorch's kernel is slow."""
 _LONGEST = 1024
 """Keys up to which a matrix of all scores is faster than the kernel that keeps none."""
 _BLOCK = {"cpu": 2**19}
@@ -70,7 +74,7 @@ def attention(
         options.get(name) is None for name in ("position_bias", "cache", "softcap", "s_aux")
     )
     graph = torch.is_grad_enabled() and query.requires_grad
-    if not (plain and graph and query.dtype == torch.bfloat16 and key.shape[2] <= _LONGEST):
+    if not (plain and graph and query.dtype == _SLOW_DTYPE and key.shape[2] <= _LONGEST):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
@@ -200,10 +204,11 @@ def score_tokens(
 
 
 class _ScoreTokens(torch.autograd.Function):
-    """With l = log π, q = log π_ref, H the entropy and K the KL:
+    """Scores with their gradients, by hand.
 
-    ∂l_a/∂z = 1_a − π,  ∂H/∂z = −π (l + H),  ∂K/∂z = π (l − q − K).
-    """  # noqa: D205, D415
+    With l = log π, q = log π_ref, entropy H and KL K, for logits z at temperature 1:
+    ∂l_a/∂z = 1_a − π, ∂H/∂z = −π (l + H), ∂K/∂z = π (l − q − K).
+    """
 
     @staticmethod
     def forward(
@@ -251,4 +256,4 @@ def _blocks(logits: Tensor) -> list[slice]:
 
 def _log_probs(logits: Tensor, temperature: float) -> Tensor:
     # Tokens of probability 0 count nothing; -inf times 0 would be nan.
-    return (logits.float() / temperature).log_softmax(-1).clamp_(min=_LOWEST)
+    return sampling_log_probs(logits, temperature=temperature).clamp_(min=_LOWEST)

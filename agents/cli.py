@@ -221,8 +221,10 @@ def _train(argv: list[str]) -> int:
 
         check_push(flags.push_to_hub)
     _hush()
+    from agents.kernels import keep_freed_memory
     from agents.trainer import train
 
+    keep_freed_memory()
     run = train(config, resume=flags.resume)
     if run.interrupted:
         return 130

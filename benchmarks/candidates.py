@@ -1,0 +1,237 @@
+"""One candidate of the training benchmark, alone in its process: JSON on the last line of stdout.
+
+    python -m benchmarks.candidates CANDIDATE SHAPE --model FOLDER --iterations 3
+
+Candidates: `plain` (`benchmarks/plain.py`), `lora` and `full` (`agents`, CORY's pair), `rloo-lora`,
+`rloo-full`, `grpo-lora`, `grpo-full` (`agents`, one policy), and the same with `trl-` before them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from transformers import AutoModelForCausalLM
+
+from benchmarks import shapes
+from benchmarks.shapes import SHAPES, Shape
+
+GROUP_SIZE = 4
+LORA_RANK = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to run."""
+
+    candidate: tyro.conf.Positional[str]
+    shape: tyro.conf.Positional[str]
+    model: Path
+    """Folder that `write_model` has written."""
+    iterations: int = 3
+    """Counted ones; one more comes first."""
+    batch_size: int = 0
+    """Instead of the shape's."""
+    observers: int = 1
+    """Of `lora` and `full`."""
+    dtype: str = "auto"
+    """Of `agents`."""
+
+
+Row = dict[str, float]
+"""Seconds of an iteration, as a whole (`seconds`) and by phase."""
+
+
+def main() -> None:
+    """Run a candidate and print what it took."""
+    arguments = tyro.cli(Arguments)
+    shape = SHAPES[arguments.shape]
+    size = arguments.batch_size or shape.batch_size
+    kind = arguments.candidate
+    if kind == "plain":
+        rows = _plain(shape, arguments.model, size)
+    elif kind.startswith("trl-"):
+        rows = iter(_trl(kind, shape, arguments.model, size, arguments.iterations + 1))
+    else:
+        rows = _ours(arguments, shape, size)
+    before = _peak_mb()
+    first, *counted = [next(rows) for _ in range(arguments.iterations + 1)]
+    print(
+        json.dumps(
+            {
+                "candidate": kind,
+                "shape": arguments.shape,
+                "batch_size": size,
+                "first": first,
+                "rows": counted,
+                "peak_mb": _peak_mb(),
+                "before_mb": before,
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _timed(row: Row, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return function(*arguments, **options)
+        finally:
+            row[phase] = row.get(phase, 0.0) + time.perf_counter() - begun
+
+    return call
+
+
+def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterable[Row]:
+    from agents.config import TrainConfig
+    from agents.kernels import keep_freed_memory
+    from agents.trainer import Trainer
+
+    keep_freed_memory()  # as the command line does
+    shapes.register()
+    alone = "-" in arguments.candidate
+    algorithm, adapter = arguments.candidate.split("-") if alone else ("mappo", arguments.candidate)
+    trainer = Trainer(
+        TrainConfig(
+            task=shapes.TASK,
+            task_options=f"shape={arguments.shape}",
+            model=str(arguments.model),
+            algorithm=algorithm,
+            observers=0 if alone else arguments.observers,
+            adapter=adapter,  # type: ignore[arg-type]
+            lora_rank=LORA_RANK,
+            batch_size=size,
+            minibatch_size=size,
+            epochs=shape.epochs,
+            group_size=GROUP_SIZE if alone else 0,
+            learning_rate=1e-5,
+            device="cpu",
+            dtype=arguments.dtype,  # type: ignore[arg-type]
+        )
+    )
+    row: Row = {}
+    trainer._collect = _timed(row, "generation", trainer._collect)
+    trainer.algorithm.prepare = _timed(row, "scoring", trainer.algorithm.prepare)
+    trainer._update = _timed(row, "update", trainer._update)
+    iteration = 0
+    while True:
+        row.clear()
+        _timed(row, "seconds", trainer.iterate)(iteration)
+        iteration += 1
+        yield dict(row)
+
+
+def _plain(shape: Shape, model: Path, size: int) -> Iterable[Row]:
+    from benchmarks.plain import PlainConfig, PlainPolicy
+
+    tokenizer = shapes.word_tokenizer(shape.config.vocab_size)
+    config = PlainConfig(epochs=shape.epochs)
+    policies = []
+    for _ in range(2):
+        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        head = torch.nn.Linear(base.config.hidden_size, 1)
+        policies.append(
+            PlainPolicy(base, lambda x, head=head: head(x)[..., 0], [*head.parameters()], config)
+        )
+    task, row = shapes.NumberedWords(shape=_name(shape)), {}
+    while True:
+        row.clear()
+        begun = time.perf_counter()
+        queries = [example.query for example in task.examples[:size]]
+        prompts, rewards, played = queries, torch.zeros(size), []
+        for policy in policies:
+            ids = tokenizer(prompts, return_tensors="pt")["input_ids"]
+            responses = _timed(row, "generation", policy.generate)(ids, shape.new_tokens)
+            texts = tokenizer.batch_decode(responses)  # an end is a word: no prompt is shorter
+            rewards = rewards + torch.tensor(shapes.even_words([], texts), dtype=torch.float32)
+            played.append((ids, responses))
+            prompts = [task.observer_prompt(q, [t]) for q, t in zip(queries, texts, strict=True)]
+        for policy, (ids, responses) in zip(policies, played, strict=True):
+            prepare = policy.prepare
+            policy.prepare = _timed(row, "scoring", prepare)
+            _timed(row, "update", policy.update)(ids, responses, rewards)
+            policy.prepare = prepare
+        row["update"] -= row["scoring"]
+        yield {**row, "seconds": time.perf_counter() - begun}
+
+
+def _name(shape: Shape) -> str:
+    return next(name for name, other in SHAPES.items() if other is shape)
+
+
+def _trl(kind: str, shape: Shape, model: Path, size: int, iterations: int) -> list[Row]:
+    """Let TRL train one policy with as many responses, tokens and epochs."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    _, algorithm, adapter = kind.split("-")
+    trainer_class, config_class = {
+        "rloo": (RLOOTrainer, RLOOConfig),
+        "grpo": (GRPOTrainer, GRPOConfig),
+    }[algorithm]
+    task = shapes.NumberedWords(shape=_name(shape))
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+    def reward(completions: Sequence[str], **_: Any) -> list[float]:
+        return shapes.even_words([], completions).tolist()
+
+    with tempfile.TemporaryDirectory() as out:
+        trainer = trainer_class(
+            model=str(model),
+            reward_funcs=reward,
+            train_dataset=Dataset.from_dict({"prompt": [e.query for e in task.examples]}),
+            callbacks=[Clock()],
+            peft_config=(
+                LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
+                if adapter == "lora"
+                else None
+            ),
+            args=config_class(
+                output_dir=out,
+                per_device_train_batch_size=size,
+                num_generations=GROUP_SIZE,
+                max_completion_length=shape.new_tokens,
+                num_iterations=shape.epochs,
+                max_steps=shape.epochs * iterations,
+                beta=0.28,
+                learning_rate=1e-5,
+                disable_dropout=True,
+                bf16=torch.cpu._is_avx512_bf16_supported(),
+                gradient_checkpointing=False,
+                use_cpu=True,
+                report_to=[],
+                save_strategy="no",
+                disable_tqdm=True,
+                logging_strategy="no",
+            ),
+        )
+        trainer.train()
+    marks = ends[:: shape.epochs]
+    return [{"seconds": b - a} for a, b in itertools.pairwise(marks)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The yardstick of the training benchmark learns what it claims to learn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from agents.config import TrainConfig
+from agents.trainer import Trainer
+from benchmarks import shapes
+from benchmarks.plain import PlainConfig, PlainPolicy
+from benchmarks.shapes import SHAPES, work, write_model
+from cory_env import registry
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A written model of the smallest shape, with the task known for this test alone."""
+    for table in (registry.TASKS, registry.REWARDS):
+        monkeypatch.delitem(table, shapes.TASK, raising=False)
+        monkeypatch.setitem(table, shapes.TASK, None)  # so that it is taken back
+        del table[shapes.TASK]
+    shapes.register()
+    write_model(SHAPES["short"], tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_plain_trainer_takes_the_losses_that_the_learner_takes(model, tmp_path):
+    """PPO as the paper has it: detached KL, a value head on the policy's trunk, clipped values."""
+    plain = PlainConfig(epochs=3, learning_rate=1e-3)
+    trainer = Trainer(
+        TrainConfig(
+            task=shapes.TASK, task_options="shape=short", model=str(model), algorithm="ippo",
+            adapter="full", dtype="float32", device="cpu", batch_size=8, minibatch_size=8,
+            epochs=plain.epochs, kl="detached", kl_coef=plain.kl_coef, credit="shared",
+            value_clip=plain.value_clip, value_coef=plain.value_coef, critic_body="policy",
+            learning_rate=plain.learning_rate, critic_learning_rate=plain.learning_rate,
+            max_grad_norm=1e9, normalization="token", out=str(tmp_path / "run"),
+        )
+    )  # fmt: skip
+    rollout = trainer._collect(0)
+    turn = next(
+        turn for turn in rollout.turns if bool(turn.tokens.response_mask.all())
+    )  # no response has ended early
+    critic = trainer.critics[turn.policy]
+    seat = rollout.turns.index(turn)
+    backbone = trainer.policies[turn.policy].backbone
+    policy = PlainPolicy(
+        backbone.models[turn.policy],  # the very model: the learner's losses come first
+        lambda hidden: critic(hidden, torch.full((len(hidden),), seat)),
+        list(critic.parameters()),
+        plain,
+    )
+    start = {key: p.detach().clone() for key, p in backbone.parameters(turn.policy).items()}
+    head = {key: p.detach().clone() for key, p in critic.named_parameters()}
+
+    losses = []
+    loss = trainer.algorithm.loss
+
+    def noted(*arguments):
+        output = loss(*arguments)
+        losses.append(float(output.loss))
+        return output
+
+    trainer.algorithm.loss = noted
+    trainer._update(turn.policy, trainer.algorithm.prepare(rollout)[turn.policy])
+
+    with torch.no_grad():
+        for key, parameter in backbone.parameters(turn.policy).items():
+            parameter.copy_(start[key])
+        for key, parameter in critic.named_parameters():
+            parameter.copy_(head[key])
+    rewards = turn.rewards_now + turn.rewards_later
+    expected = policy.update(turn.tokens.prompt_ids, turn.tokens.response_ids, rewards)
+    assert len(expected) == 3
+    assert len(set(expected)) == 3, "the epochs move it"
+    # Adam divides by gradients' own size: float32 rounding grows from epoch to epoch.
+    assert losses == pytest.approx(expected, abs=2e-4)
+
+
+def test_work_counts_two_operations_for_each_weight_and_token():
+    shape = SHAPES["short"]
+    # Body: 12 · 2 layers · 32²; head: 32 · 300. Prompts of 5 and 25 tokens, 10 new ones, B = 8.
+    forward = 2 * 24_576 * 8 * (14 + 34) + 2 * 9_600 * 8 * 20
+    assert work(shape, full=True).generation == forward
+    assert work(shape, full=True).scoring == 2 * forward
+    assert work(shape, full=True).update == 2 * (3 * forward + 2 * 9_600 * 8 * 20)
+    assert work(shape, full=False).update == 2 * (2 * forward + 2 * 9_600 * 8 * 20)
+
+
+def test_the_counted_weights_are_those_of_the_matrices():
+    for name in ("short", "embedded"):
+        config = SHAPES[name].config
+        kind = type(config).__name__
+        model = (
+            shapes.GPT2LMHeadModel(config)
+            if kind == "GPT2Config"
+            else shapes.LlamaForCausalLM(config)
+        )
+        matrices = sum(
+            p.numel() for key, p in model.named_parameters() if p.dim() == 2 and "embed" not in key
+            and "wte" not in key and "wpe" not in key
+        )  # fmt: skip
+        body, head = shapes._weights(config)
+        assert body == matrices
+        assert head == model.get_output_embeddings().weight.numel()
+
+
+@pytest.mark.parametrize("candidate", ["plain", "lora", "full", "rloo-lora"])
+def test_every_candidate_prints_what_it_took(candidate, model):
+    command = [sys.executable, "-m", "benchmarks.candidates", candidate, "short"]
+    done = subprocess.run(
+        [*command, "--model", str(model), "--iterations", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    (row,) = printed["rows"]
+    assert row["seconds"] >= row["generation"] + row["scoring"] + row["update"] > 0
+    assert printed["peak_mb"] > 0

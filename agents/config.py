@@ -16,7 +16,7 @@ _AT_LEAST_0 = (
 )
 _AT_LEAST_1 = (
     *("iterations", "lora_rank", "batch_size", "minibatch_size", "epochs"),
-    *("save_every", "keep", "sample_every"),
+    *("save_every", "keep", "sample_every", "repetition_penalty"),
 )
 _ABOVE_0 = (
     *("learning_rate", "critic_learning_rate", "max_grad_norm", "temperature", "top_p"),
@@ -110,6 +110,9 @@ class TrainConfig:
     for so many, by lot after so many, or never."""
     swap_every: int = 5
     """Iterations between two role exchanges (T_REx), or of patience; 0 for none."""
+    swap_resets: bool = False
+    """Forget optimisers, KL coefficients and running moments at every exchange, as the paper's
+    released code does; only to measure what that costs."""
     credit: Literal["causal", "shared"] = "causal"
     """`causal` leaves out of an agent's return what was decided before its turn, a constant that is
     only noise to it; `shared` keeps the whole shared reward."""
@@ -194,6 +197,9 @@ class TrainConfig:
     """Divides the logits, in sampling and scoring; > 0."""
     top_p: float = 1.0
     """Nucleus to sample from and score under, in (0, 1]."""
+    repetition_penalty: float = 1.0
+    """Makes tokens that a text already has less probable in sampling, but not in scoring, as the
+    paper's released code does; only to measure what that costs; >= 1."""
 
     save_every: int = 10
     """Iterations between two checkpoints; >= 1."""
@@ -314,6 +320,11 @@ class TrainConfig:
             )
         if self.engine == "builtin":
             return
+        if self.repetition_penalty != 1.0:
+            raise ValueError(
+                f"Expected repetition_penalty 1 with engine {self.engine}, got "
+                f"{self.repetition_penalty:g}: pass --engine builtin."
+            )
         if self.adapter != "lora":
             raise ValueError(
                 f"Expected adapter lora with engine {self.engine}, to which adapters are pushed, "

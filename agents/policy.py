@@ -93,6 +93,7 @@ class LLMPolicy:
         generator: torch.Generator | None = None,
         uniforms: Tensor | None = None,
         greedy: bool = False,
+        repetition_penalty: float = 1.0,
     ) -> Generated:
         """Sample one response to each prompt.
 
@@ -102,6 +103,7 @@ class LLMPolicy:
             generator: source of randomness, on the CPU; a freshly seeded one if None.
             uniforms: (B, T) from `draw_uniforms` instead of a generator.
             greedy: take the most probable token instead of sampling.
+            repetition_penalty: see `penalized`; `score` knows nothing of it.
 
         Returns:
             B texts without end tokens, and their tokens with the log-probs they were sampled with.
@@ -115,10 +117,15 @@ class LLMPolicy:
         ids, mask = given_ids, given_mask
         positions = token_positions(mask)
         alive = torch.ones(len(ids), dtype=torch.bool, device=backbone.device)
+        counts = torch.zeros(len(ids), backbone.config.vocab_size, device=ids.device)
+        seen = counts.scatter_add_(1, ids, mask.float()) > 0
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(max_new_tokens):
             hidden = backbone.hidden(self.name, ids, mask, positions, cache)[:, -1]
-            log_probs = self._log_softmax(backbone.logits(self.name, hidden))
+            logits = backbone.logits(self.name, hidden)
+            if repetition_penalty != 1.0:
+                logits = penalized(logits, seen, repetition_penalty)
+            log_probs = self._log_softmax(logits)
             tokens = log_probs.argmax(-1) if greedy else draw(log_probs, uniforms[:, t])
             chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
             columns.append((tokens, chosen, alive))
@@ -126,6 +133,7 @@ class LLMPolicy:
             if not backbone.anybody(alive):
                 break
             ids = tokens[:, None]
+            seen.scatter_(1, ids, True)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             positions = positions[:, -1:] + 1
         tokens, chosen, kept = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
@@ -201,6 +209,20 @@ class LLMPolicy:
         log_probs = self._log_softmax(self.backbone.logits(self.name, hidden))
         token = draw(log_probs, draw_uniforms(1, 1, generator)[:, 0].to(log_probs.device))[0]
         return int(token), float(log_probs[0, token])
+
+
+def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divide the logits of tokens that a text already has by the penalty; negative ones times it.
+
+    Source: CTRL (Keskar et al. 2019, arXiv 1909.05858, section 4.1), as transformers has it.
+
+    Args:
+        logits: (B, V).
+        seen: (B, V) bool.
+        penalty: >= 1.
+    """
+    lowered = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(seen, lowered, logits)
 
 
 def draw_uniforms(count: int, length: int, generator: torch.Generator | None = None) -> Tensor:

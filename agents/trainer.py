@@ -149,6 +149,8 @@ class Trainer:
         }
         self.critic_optimizers = {name: shared[id(c)] for name, c in self.critics.items()}
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
+        self.seats: dict[str, str] = {}
+        """The policy of each role in the last iteration."""
         self.skipped_in_a_row = dict.fromkeys(names, 0)
         self.engine: Engine = BuiltinEngine()
         self.histograms = Histograms(self.world)
@@ -204,6 +206,9 @@ class Trainer:
         config, games = self.config, self.games
         rows = self.world.rows(config.batch_size)
         seats = self.roles.assign(games.agents, config.policy_names, iteration)
+        if config.swap_resets and self.seats not in ({}, seats):
+            self._forget()
+        self.seats = seats
         examples = draw_examples(
             games.rules.task, self.queries, config.batch_size, config.group_size
         )
@@ -232,6 +237,14 @@ class Trainer:
             raise failed[0]
         assert rollout is not None
         return rollout
+
+    def _forget(self) -> None:
+        """Lose what the released code loses at an exchange; weights and critics stay."""
+        for optimizer in (*self.optimizers.values(), *self.critic_optimizers.values()):
+            optimizer.state.clear()
+        for controller in self.controllers.values():
+            controller.coef = self.config.kl_coef
+        self.algorithm.forget()
 
     def _set_learning_rates(self, iteration: int) -> None:
         config = self.config
@@ -346,6 +359,7 @@ class Trainer:
             "kl_coefs": {name: controller.coef for name, controller in self.controllers.items()},
             "algorithm": self.algorithm.state(),
             "roles": self.roles.state(),
+            "seats": self.seats,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
 
@@ -385,6 +399,7 @@ class Trainer:
         self.queries.bit_generator.state = meta["queries"]
         self.algorithm.load_state(meta["algorithm"])
         self.roles.load_state(meta["roles"])
+        self.seats = dict(meta["seats"])
         self.skipped_in_a_row = dict(meta["skipped_in_a_row"])
 
 

@@ -11,6 +11,13 @@ from agents.config import TrainConfig
 
 Budget = Literal["episodes", "compute"]
 
+# What the released code of the paper does in both of its trainers, and in CORY's alone.
+_RELEASED: dict[str, Any] = {
+    **{"algorithm": "ippo", "kl": "detached", "credit": "shared", "kl_coef": 0.3},
+    **{"swap_resets": True, "repetition_penalty": 1.1},
+}
+_RELEASED_CORY = {"kl_coef": 0.4, "reward_scaling": "normalize"}
+
 VARIANTS: dict[str, Mapping[str, Any]] = {
     "ppo": {"algorithm": "ppo", "observers": 0},
     "cory-mappo": {"algorithm": "mappo"},
@@ -25,12 +32,18 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "shared-credit": {"credit": "shared"},
     "value-handover": {"handover": "value"},
     "three": {"observers": 2},
-    # The released code of the paper: what its CORY and its baseline differ in besides the game.
-    "released-cory": {
-        **{"algorithm": "ippo", "kl": "detached", "credit": "shared", "kl_coef": 0.4},
-        "reward_scaling": "normalize",
-    },
-    "released-ppo": {"algorithm": "ppo", "observers": 0, "kl": "detached", "kl_coef": 0.3},
+    # The released code: in what its CORY and its baseline differ besides the game ...
+    "released-ppo": {**_RELEASED, "algorithm": "ppo", "observers": 0},
+    "released-cory": {**_RELEASED, **_RELEASED_CORY},
+    # ... and what is left of the difference once that is the same for both, ...
+    "released-ppo-as-cory": {**_RELEASED, **_RELEASED_CORY, "algorithm": "ppo", "observers": 0},
+    "released-cory-as-ppo": {**_RELEASED},
+    # ... or once one thing is mended.
+    "released-cory-eta": {**_RELEASED, **_RELEASED_CORY, "kl_coef": 0.3},
+    "released-cory-unscaled": {**_RELEASED, **_RELEASED_CORY, "reward_scaling": "none"},
+    "released-cory-kept": {**_RELEASED, **_RELEASED_CORY, "swap_resets": False},
+    "released-cory-sampled": {**_RELEASED, **_RELEASED_CORY, "repetition_penalty": 1.0},
+    "released-cory-direct": {**_RELEASED, **_RELEASED_CORY, "kl": "exact"},
 }
 """By name; every algorithm is a variant of its own name, too."""
 

@@ -45,7 +45,7 @@ def make_engine(
 
 
 def _builtin(config: TrainConfig, max_tokens: int, folder: Path) -> Engine:
-    return BuiltinEngine()
+    return BuiltinEngine(config.repetition_penalty)
 
 
 def _vllm(config: TrainConfig, max_tokens: int, folder: Path) -> Engine:

@@ -287,3 +287,49 @@ def test_a_checkpoint_of_another_model_is_refused(toy_config):
     name = next(key for key in tensors if key.startswith("policy/"))
     with pytest.raises(ValueError, match="Expected a checkpoint of this model"):
         small.load_state({**tensors, name: torch.zeros(1)}, meta)
+
+
+def steps_taken(trainer: Trainer, policy: str) -> int:
+    states = trainer.optimizers[policy].state.values()
+    return max((int(state["step"]) for state in states), default=0)
+
+
+def test_an_exchange_loses_the_optimizers_only_if_that_is_asked_for(toy_config):
+    taken = {}
+    for resets in (False, True):
+        options = {"swap_every": 2, "kl_target": 1e-9, "reward_scaling": "std"}
+        trainer = Trainer(toy_config(swap_resets=resets, **options))
+        counts = []
+        for iteration in range(4):
+            trainer.iterate(iteration)
+            counts.append(steps_taken(trainer, "llm_0"))
+        taken[resets] = counts
+        seen = trainer.algorithm.reward_moments["llm_0"].count
+        assert seen == (16 if resets else 32), "8 episodes at a time"
+        # There is no KL in the first iteration, and too much in all that follow.
+        down, up = 1 - 0.2 * 8 / 10_000, 1 + 0.2 * 8 / 10_000
+        steered = up**2 if resets else down * up**3
+        assert trainer.controllers["llm_0"].coef == pytest.approx(0.1 * steered, rel=1e-9)
+    assert taken == {False: [2, 4, 6, 8], True: [2, 4, 2, 4]}
+
+
+def test_resuming_is_exact_where_an_exchange_loses_the_optimizers(tmp_path, toy_config):
+    options = {"swap_resets": True, "swap_every": 2, "iterations": 5}
+    whole = toy_config(out=str(tmp_path / "whole"), **options)
+    parts = toy_config(out=str(tmp_path / "parts"), **options)
+    train(whole, console=QUIET)
+    train(replace(parts, iterations=2), console=QUIET)
+    train(parts, resume=True, console=QUIET)
+    assert_same_state(final_state(parts), final_state(whole))
+
+
+def test_a_repetition_penalty_shows_in_the_gap_between_sampler_and_learner(toy_config, tmp_path):
+    runs = [
+        train(
+            toy_config(repetition_penalty=penalty, out=str(tmp_path / str(penalty))), console=QUIET
+        )
+        for penalty in (1.0, 1.5)
+    ]
+    gaps = [run.metrics[0]["llm_0/sampler_gap"] for run in runs]
+    assert gaps[0] < 1e-5
+    assert gaps[1] > 1e-3

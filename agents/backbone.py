@@ -14,7 +14,7 @@ import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +36,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from agents.kernels import speed_up, speed_up_adapters
+from agents.precision import MasterWeights, cast_parameters
 from agents.sharding import Sharding, whole_tensors
 
 EMBEDDED_NAME = "agents/assets/model"
@@ -304,12 +305,14 @@ class FullBackbone(Backbone):
         sharding: Sharding | None = None,
     ):
         super().__init__(base, tokenizer, device, sharding)
-        # Master weights stay in float32, or small updates would be lost; autocast computes in
-        # `dtype`.
         base = base.float().eval()
         nn.Module.to(base, device)
-        self._autocast = dtype if dtype != torch.float32 else None
+        narrow = dtype if dtype != torch.float32 else None
+        # Layers that are spread stay in float32; autocast computes in `dtype`.
+        self._autocast = narrow if sharding else None
         self.models: dict[str | None, PreTrainedModel] = {}
+        self._masters: dict[str, MasterWeights] = {}
+        self._parameters: dict[str, dict[str, nn.Parameter]] = {}
         for name in (*names, None):  # one after the other: none is whole for longer than it must
             model = copy.deepcopy(base) if name else base
             self.models[name] = model.requires_grad_(name is not None)
@@ -317,28 +320,37 @@ class FullBackbone(Backbone):
                 self._checkpoint_layers(model)
             if sharding:
                 sharding.shard(model, model.base_model)
-        # Taken once: while a layer is gathered, the model shows other tensors.
-        self._parameters = {
-            name: dict(model.named_parameters()) for name, model in self.models.items()
-        }
+            if name and narrow and not sharding:
+                self._masters[name] = MasterWeights(model, narrow)
+            elif narrow and not sharding:
+                cast_parameters(model, narrow)
+            if name:
+                # Taken once: while a layer is gathered, the model shows other tensors.
+                own = dict(model.named_parameters())
+                masters = self._masters.get(name)
+                self._parameters[name] = masters.parameters if masters else own
 
     @contextmanager
     def use_adapter(self, name: str | None) -> Iterator[PreTrainedModel]:
         """Pick the copy of a policy, or the frozen one."""
+        if masters := self._masters.get(name or ""):
+            masters.refresh()
         enabled = self._autocast is not None
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled):
             yield self.models[name]
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
-        """Return all weights of the copy."""
+        """Return all weights of the copy, in float32."""
         return self._parameters[name]
 
     def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
         """Write a transformers folder with its tokenizer."""
         model = self.models[name]
         whole = whole_tensors(model.state_dict(), keep=writes) if self.sharding else None
+        masters = self._masters.get(name)
         if writes:
-            model.save_pretrained(folder, state_dict=whole)
+            with masters.shown() if masters else nullcontext():
+                model.save_pretrained(folder, state_dict=whole)
             self.tokenizer.save_pretrained(folder)
 
 
@@ -527,8 +539,10 @@ def make_backbone(
         config = lora_config(
             base, rank, targets=targets, rank_pattern=rank_pattern, dora=adapter == "dora"
         )
+        if not quantized:
+            cast_parameters(base, dtype)
         backbone = LoraBackbone(
-            base if quantized else base.to(dtype),  # type: ignore[arg-type]
+            base,
             tokenizer,
             names,
             config=config,

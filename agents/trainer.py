@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
 from agents.algorithms import algorithm_class
@@ -285,8 +286,6 @@ class Trainer:
         if self.critics:
             optimizers.append(self.critic_optimizers[policy])
             learning += self._critic_parameters(policy).values()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
         shares: list[dict[str, Tensor]] = []
         own = rows[self.world.rows(len(rows))] - self.world.rank * len(batch)
         for part in own.to(batch.response_ids.device).split(
@@ -306,6 +305,8 @@ class Trainer:
         if finite:
             for optimizer in optimizers:
                 optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()  # gradients of one policy at a time are in memory
         return {
             **{key: torch.nan_to_num(value) for key, value in metrics.items()},
             "gradient_norm": torch.nan_to_num(norm.detach(), posinf=0.0),
@@ -407,7 +408,11 @@ def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opt
     parameters = list(parameters)
     # One pass over memory instead of ten. Tensors that are spread over processes know no such form.
     fused = not any(isinstance(parameter, DTensor) for parameter in parameters)
-    return torch.optim.Adam(parameters, learning_rate, fused=fused)
+    optimizer = torch.optim.Adam(parameters, learning_rate, fused=fused)
+    if fused:
+        # It writes to the weights behind autograd's back; copies in bfloat16 go by their version.
+        optimizer.register_step_post_hook(lambda *_: increment_version(parameters))
+    return optimizer
 
 
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Run:

@@ -84,9 +84,14 @@ def test_processes_that_cannot_share_equally_are_refused(toy_config):
 
 
 def flags(config: TrainConfig) -> list[str]:
-    pairs = [(f"--{k.replace('_', '-')}", str(v)) for k, v in config.to_json().items()]
-    return [f for pair in pairs if pair[0] not in ("--task", "--knowledge-transfer",
-            "--value-normalization") for f in pair]  # fmt: skip
+    given = []
+    for key, value in config.to_json().items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            given.append(f"--{name}" if value else f"--no-{name}")
+        elif key != "task":
+            given += [f"--{name}", str(value)]
+    return given
 
 
 @pytest.mark.slow

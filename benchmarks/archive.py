@@ -1,0 +1,93 @@
+"""Pack what a comparison has come to into a small folder, and unpack it again.
+
+    python -m benchmarks.archive pack runs/frontier docs/results/frontier
+    python -m benchmarks.archive unpack docs/results/frontier runs/frontier
+
+Of every finished run the configuration, the metrics of all iterations and the evaluation are kept;
+weights and texts are not. An unpacked comparison counts as finished: the same `compare` command
+shows its table again, and with more seeds or variants it goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+KEPT = ("config.json", "metrics.jsonl", "evaluation.json")
+FIGURES = ("results.json", "plane.png", "curves.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to do."""
+
+    action: tyro.conf.Positional[Literal["pack", "unpack"]]
+    source: tyro.conf.Positional[Path]
+    target: tyro.conf.Positional[Path]
+
+
+def pack(comparison: Path, folder: Path) -> int:
+    """Write results, pictures and `runs.tar.xz`; return the number of runs.
+
+    Raises:
+        ValueError: if there is no finished run.
+    """
+    runs = sorted(path.parent for path in comparison.glob("runs/*/*/*/evaluation.json"))
+    if not runs:
+        raise ValueError(f"Expected finished runs in {comparison}/runs, got none.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FIGURES:
+        if (comparison / name).exists():
+            shutil.copy(comparison / name, folder / name)
+    partial = folder / "runs.tar.xz.tmp"
+    with tarfile.open(partial, "w:xz", preset=9) as archive:
+        for run in runs:
+            for name in KEPT:
+                _add(archive, str((run / name).relative_to(comparison)), (run / name).read_bytes())
+    partial.replace(folder / "runs.tar.xz")
+    return len(runs)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file without owner and time: the same runs give the same archive."""
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def unpack(folder: Path, comparison: Path) -> int:
+    """Put the runs into a comparison's folder; return their number.
+
+    Raises:
+        ValueError: if a run is there already.
+    """
+    with tarfile.open(folder / "runs.tar.xz") as archive:
+        names = archive.getnames()
+        for name in names:
+            if (comparison / name).exists():
+                raise ValueError(f"Expected a folder without {name}, got {comparison}.")
+        archive.extractall(comparison, filter="data")
+    configs = [comparison / name for name in names if name.endswith("config.json")]
+    for path in configs:  # a run knows where it lies
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["out"] = str(path.parent)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return len(configs)
+
+
+def main() -> None:
+    """Pack or unpack."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    act = {"pack": pack, "unpack": unpack}[arguments.action]
+    print(f"{act(arguments.source, arguments.target)} runs: {arguments.target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""A comparison that was packed counts as finished once it is unpacked."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.cli import main
+from benchmarks.archive import pack, unpack
+from tests.agents.test_compare import SMALL
+
+
+def test_an_unpacked_comparison_shows_its_table_and_goes_on(tmp_path, capsys):
+    command = ["compare", "toy", "--variants", "ppo", "cory-ippo", *SMALL]
+    assert main([*command, "--seeds", "1", "--out", str(tmp_path / "one")]) == 0
+    first = capsys.readouterr().out
+    assert pack(tmp_path / "one", tmp_path / "kept") == 2
+    assert unpack(tmp_path / "kept", tmp_path / "two") == 2
+
+    assert main([*command, "--seeds", "1", "--out", str(tmp_path / "two")]) == 0
+    second = capsys.readouterr().out
+    assert "2 of 2 runs are finished" in second
+    table = [line for line in first.splitlines() if line.startswith(("ppo", "cory-ippo"))]
+    assert len(table) == 2
+    assert all(line in second for line in table)
+    pack(tmp_path / "two", tmp_path / "again")
+    assert (tmp_path / "again/results.json").read_text() == (
+        tmp_path / "kept/results.json"
+    ).read_text()
+
+    with pytest.raises(ValueError, match="without runs/"):
+        unpack(tmp_path / "kept", tmp_path / "two")
+    with pytest.raises(ValueError, match="finished runs in"):
+        pack(tmp_path / "kept", tmp_path / "none")

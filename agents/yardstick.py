@@ -36,7 +36,7 @@ def every_response(task: ToyTask) -> list[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def response_log_probs(reference: LLMPolicy, task: ToyTask, prompts: Sequence[str]) -> Floats:
+def response_log_probs(policy: LLMPolicy, task: ToyTask, prompts: Sequence[str]) -> Floats:
     """Return the log-probability (P, N) of every response to each prompt."""
     responses = every_response(task)
     beginnings = sorted({ids[:n] for ids in responses for n in range(len(ids))})
@@ -44,8 +44,7 @@ def response_log_probs(reference: LLMPolicy, task: ToyTask, prompts: Sequence[st
     encoded = [_tokenizer(task).encode(prompt) for prompt in prompts]
     rows = [[*prompt, *beginning] for prompt in encoded for beginning in beginnings]
     parts = [
-        _next_log_probs(reference, rows[start : start + _ROWS])
-        for start in range(0, len(rows), _ROWS)
+        _next_log_probs(policy, rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)
     ]
     next_token = np.concatenate(parts).reshape(len(prompts), len(beginnings), -1)
     table = np.zeros((len(prompts), len(responses)))
@@ -65,17 +64,33 @@ def toy_game(reference: LLMPolicy, task: ToyTask) -> Game:
         task: not much longer than 3, with not much more than 8 symbols: the table of the observer
             has the square of all responses.
     """
-    queries = ["".join(letters) for letters in itertools.product(task.alphabet, repeat=task.length)]
-    texts = [_tokenizer(task).decode(ids) for ids in every_response(task)]
-    pioneer = response_log_probs(reference, task, [task.pioneer_prompt(q) for q in queries])
-    observer = response_log_probs(reference, task, [task.observer_prompt("", [t]) for t in texts])
-    rewards = _rewards(task, queries, texts)
+    rewards = _rewards(task)
     return Game(
-        pioneer_log_probs=pioneer,
-        observer_log_probs=observer[None],
+        pioneer_log_probs=pioneer_table(reference, task),
+        observer_log_probs=observer_table(reference, task),
         pioneer_rewards=rewards,
         observer_rewards=rewards[:, None],
     )
+
+
+def pioneer_table(policy: LLMPolicy, task: ToyTask) -> Floats:
+    """Return the log-probabilities (Q, N) of all responses to all queries."""
+    return response_log_probs(policy, task, [task.pioneer_prompt(q) for q in _queries(task)])
+
+
+def observer_table(policy: LLMPolicy, task: ToyTask) -> Floats:
+    """Return the log-probabilities (1, N, M) of all responses behind all responses."""
+    return response_log_probs(policy, task, [task.observer_prompt("", [t]) for t in _texts(task)])[
+        None
+    ]
+
+
+def _queries(task: ToyTask) -> list[str]:
+    return ["".join(letters) for letters in itertools.product(task.alphabet, repeat=task.length)]
+
+
+def _texts(task: ToyTask) -> list[str]:
+    return [_tokenizer(task).decode(ids) for ids in every_response(task)]
 
 
 def _tokenizer(task: ToyTask) -> Tokenizer:
@@ -83,18 +98,19 @@ def _tokenizer(task: ToyTask) -> Tokenizer:
     return task.tokenizer
 
 
-def _rewards(task: ToyTask, queries: Sequence[str], texts: Sequence[str]) -> Floats:
-    reward = make_reward(task.reward)
-    rows = [reward([Example(q, reference=q[::-1])] * len(texts), texts) for q in queries]
+def _rewards(task: ToyTask) -> Floats:
+    reward, texts = make_reward(task.reward), _texts(task)
+    rows = [reward([Example(q, reference=q[::-1])] * len(texts), texts) for q in _queries(task)]
     return np.stack(rows)
 
 
-def _next_log_probs(reference: LLMPolicy, rows: Sequence[Sequence[int]]) -> Floats:
+def _next_log_probs(policy: LLMPolicy, rows: Sequence[Sequence[int]]) -> Floats:
     """Return (rows, V) log-probabilities of the token after each sequence."""
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
     mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
-    ids, mask = ids.to(reference.backbone.device), mask.to(reference.backbone.device)
-    hidden = reference.backbone.hidden(None, ids, mask, token_positions(mask))[:, -1]
-    logits = reference.backbone.logits(None, hidden).double() / reference.temperature
+    backbone = policy.backbone
+    ids, mask = ids.to(backbone.device), mask.to(backbone.device)
+    hidden = backbone.hidden(policy.name, ids, mask, token_positions(mask))[:, -1]
+    logits = backbone.logits(policy.name, hidden).double() / policy.temperature
     return logits.log_softmax(-1).cpu().numpy()

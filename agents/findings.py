@@ -13,10 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from agents.curves import moving_mean, smoothing_window
-from agents.outcomes import Outcome, hypervolumes, run_mean, summary
+from agents.outcomes import Outcome, area_lines, run_mean, summary
 from agents.page import document, escaped
 from agents.records import MetricRow, number, policy_names, read_metrics, write_atomically
-from agents.statistics import bootstrap_interval
 from agents.variants import Job
 
 _PANELS = {"task_reward": "task reward", "kl": "KL, nats", "combined_reward": "combined reward"}
@@ -34,7 +33,10 @@ def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Pat
         "is of the paired sign-flip test of the combined reward against the first variant.</p>",
         _table(outcomes),
         _areas(outcomes),
-        _picture(folder / "plane.png", "Task reward against KL, every run; a line joins the means"),
+        _picture(
+            folder / "plane.png",
+            "Task reward against KL, every run, with dots along training; a line joins the means",
+        ),
         _picture(folder / "curves.png", "Training: every run, and the mean of a variant"),
     ]
     write_atomically(folder / "compare.html", document("Comparison", sections))
@@ -60,10 +62,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
 def _areas(outcomes: Sequence[Outcome]) -> str:
     if len({outcome["setting"] for outcome in outcomes}) < 2:
         return ""
-    items = ""
-    for variant, areas in hypervolumes(outcomes).items():
-        low, high = bootstrap_interval(areas)
-        items += f"<li>{escaped(variant)}: {np.mean(areas):.2f} [{low:.2f}, {high:.2f}]</li>\n"
+    items = "".join(f"<li>{escaped(line)}</li>\n" for line in area_lines(outcomes))
     return f"<h2>Area that the frontier dominates</h2>\n<ul>\n{items}</ul>"
 
 
@@ -89,7 +88,7 @@ def _dress(axes: Axes, x: str, y: str) -> None:
 
 
 def _plane_png(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw every run, and for each variant the line through the means of its settings."""
+    """Draw every run, dots along its training, and the line through the means of the settings."""
     figure = _figure(7, 4.5)
     axes = figure.subplots()
     for index, variant in enumerate(dict.fromkeys(o["variant"] for o in outcomes)):
@@ -97,6 +96,10 @@ def _plane_png(outcomes: Sequence[Outcome], path: Path) -> None:
         colour, mark = f"C{index % 10}", _MARKS[index % len(_MARKS)]
         points = [(run_mean(o, "kl"), run_mean(o, "reward")) for o in own]
         axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.5, marker=mark)
+        for run in own:
+            if run["path"]:
+                rewards, kls = zip(*run["path"], strict=True)
+                axes.scatter(kls, rewards, s=2, color=colour, alpha=0.25, linewidths=0)
         means = [
             np.mean([p for p, o in zip(points, own, strict=True) if o["setting"] == s], axis=0)
             for s in dict.fromkeys(o["setting"] for o in own)

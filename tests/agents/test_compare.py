@@ -14,7 +14,7 @@ import pytest
 
 from agents.cli import main
 from agents.config import TrainConfig
-from agents.outcomes import Outcome, hypervolumes, summary
+from agents.outcomes import Outcome, area_lines, hypervolumes, summary, training_path
 from agents.records import read_metrics
 from agents.variants import VARIANTS, Grid, plan
 
@@ -64,6 +64,7 @@ def outcome(variant: str, seed: int, reward: float, kl: float, setting: str = ""
         policies={"llm_0": figures, "llm_1": more},
         reference={"reward": 0.0, "kl": 0.0, "combined": 0.0, "length": 9.0, "distinct_2": 1.0},
         collapsed=[],
+        path=[(reward + 3, kl)],
         seconds=1.0,
     )  # fmt: skip
 
@@ -84,6 +85,21 @@ def test_areas_by_hand():
     runs = [outcome("a", 0, 1, 1, "x"), outcome("a", 0, 2, 3, "y"), outcome("b", 0, 0, 4, "x")]
     # mean rewards 2 and 3 above the reference's 0, ceiling 4 nats: 2 x (4 - 1) + 1 x (4 - 3)
     assert hypervolumes(runs) == {"a": [7.0], "b": [0.0]}
+    # Along training rewards were 4 and 5 at the same KL.
+    assert hypervolumes(runs, early=True) == {"a": [4 * 3 + 1 * 1], "b": [0.0]}
+    lines = area_lines([*runs, outcome("a", 1, 1, 1), outcome("b", 1, 0, 4)])
+    assert lines[0].startswith("a: area of the frontier 6.50 [6.00, 7.00], with early stops 12.50")
+    assert lines[1].endswith("p 0.500"), "two pairs of one sign: two of four patterns"
+
+
+def test_a_path_is_of_the_pioneer_in_blocks():
+    roles = ["pioneer_0"] * 6 + ["observer_0"] * 4 + ["pioneer_0"] * 4
+    rows = [
+        {"llm_0/role": role, "llm_0/task_reward": float(i), "llm_0/kl": 2.0 * i}
+        for i, role in enumerate(roles)
+    ]
+    # Iterations 0 to 4, then 5 and 10 to 13.
+    assert training_path(rows) == [(2.0, 4.0), (10.2, 20.4)]
 
 
 def test_a_comparison_runs_goes_on_and_is_shown(tmp_path, capsys):

@@ -32,7 +32,7 @@ from agents.trainer import Trainer
 from agents.yardstick import observer_table, pioneer_table, toy_game
 from cory_env.tasks.toy import ToyTask
 
-PRICES = tuple(float(eta) for eta in np.geomspace(0.01, 1.0, 13))
+PRICES = tuple(float(eta) for eta in np.geomspace(0.01, 1.0, 7))
 """Of a nat, for the curves."""
 
 

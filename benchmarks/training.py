@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +63,7 @@ def main() -> None:
             parts=("machine", "pair", "start"), shapes=("short",), rounds=1, iterations=1,
             json=arguments.json,
         )  # fmt: skip
-    console = Console()
+    console = Console(width=100)
     figures: dict[str, Any] = {"threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as scratch:
         runner = Runner(Path(scratch), arguments)
@@ -196,6 +197,13 @@ def start_times(rounds: int) -> dict[str, float]:
     return {name: median(values[1:]) for name, values in times.items()}
 
 
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
 def _show_machine(figures: dict[str, float], console: Console) -> None:
     console.print(
         f"This machine: {figures['float32'] / 1e9:,.0f} GFLOP/s in float32, "
@@ -204,8 +212,10 @@ def _show_machine(figures: dict[str, float], console: Console) -> None:
 
 
 def _show_pair(results: dict[str, Any], figures: dict[str, Any], console: Console) -> None:
-    table = Table("shape", "", "times faster", "s / iteration", "generation", "scoring", "update",
-                  "peak MB", "of plain's", title="CORY's pair beside a plain trainer")  # fmt: skip
+    table = _table(
+        "CORY's pair beside a plain trainer",
+        *("shape", "", "times faster", "s", "generation", "scoring", "update", "MB", "share"),
+    )
     for shape, runs in results.items():
         for name, own in runs.items():
             middle, low, high = ratios(runs["plain"], own)
@@ -217,18 +227,23 @@ def _show_pair(results: dict[str, Any], figures: dict[str, Any], console: Consol
                 mfu = getattr(counted, phase) / took / rate
                 cells.append(f"{took:.2f} ({mfu:.0%})")
             table.add_row(
-                shape, name, f"{middle:.1f} ({low:.1f} to {high:.1f})", f"{seconds(own):.2f}",
+                shape, name, f"{middle:.1f} ({low:.1f}–{high:.1f})", f"{seconds(own):.2f}",
                 *cells, f"{peak_mb(own):,.0f}", f"{peak_mb(own) / peak_mb(runs['plain']):.2f}",
             )  # fmt: skip
     console.print(table)
-    console.print("In brackets: share of the machine's rate of matrix products (MFU).")
+    console.print(
+        "s: seconds of an iteration, and of its parts, with the share of the machine's rate of "
+        "matrix\nproducts (MFU). MB: peak of the process, and its share of the plain trainer's."
+    )
 
 
 def _show_trl(results: dict[str, Any], _: dict[str, Any], console: Console) -> None:
     if not results:
         console.print("TRL is not installed: left out.")
-    table = Table("shape", "", "times faster than TRL", "responses / s", "TRL's", "peak MB",
-                  "TRL's", title="One policy beside TRL")  # fmt: skip
+    table = _table(
+        "One policy beside TRL",
+        *("shape", "", "times faster", "responses / s", "TRL's", "MB", "TRL's"),
+    )
     for shape, runs in results.items():
         for name, own in runs.items():
             if name.startswith("trl-"):
@@ -237,7 +252,7 @@ def _show_trl(results: dict[str, Any], _: dict[str, Any], console: Console) -> N
             middle, low, high = ratios(other, own)
             size = own[0]["batch_size"]
             table.add_row(
-                shape, name, f"{middle:.1f} ({low:.1f} to {high:.1f})",
+                shape, name, f"{middle:.1f} ({low:.1f}–{high:.1f})",
                 f"{size / seconds(own):.1f}", f"{size / seconds(other):.1f}",
                 f"{peak_mb(own):,.0f}", f"{peak_mb(other):,.0f}",
             )  # fmt: skip
@@ -245,7 +260,7 @@ def _show_trl(results: dict[str, Any], _: dict[str, Any], console: Console) -> N
 
 
 def _show_growth(results: dict[str, Any], _: dict[str, Any], console: Console) -> None:
-    table = Table("what grows", "to", "s / iteration", "s / unit", "peak MB", title="Growth")
+    table = _table("Growth", "what grows", "to", "s", "s / unit", "MB")
     for name, runs in results.items():
         for size, run in runs.items():
             took = seconds([run])

@@ -87,6 +87,8 @@ def hub(monkeypatch):
     real = huggingface_hub.HfApi
     monkeypatch.setattr("agents.hub.HfApi", lambda: real(endpoint=address, token="hf_x"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    # This hub is on this machine, whatever the environment says of the other.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("agents.hub.get_token", lambda: "hf_x")
     yield server
     server.shutdown()

@@ -184,7 +184,7 @@ def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
     table.add_column("variant", no_wrap=True)
     settings = len({outcome["setting"] for outcome in outcomes}) > 1
     if settings:
-        table.add_column("setting", overflow="fold")
+        table.add_column("setting", no_wrap=True)
     for heading in ("n", "reward", "KL, nats", "combined", "dist-2", "lost", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     reference = {f: (float(np.mean([o["reference"][f] for o in outcomes])),) * 3 for f in FIGURES}
@@ -195,7 +195,8 @@ def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
             cells = [cell.split(" ")[0] for cell in cells]
         collapsed = f"{row['collapsed']}/{row['policies']}" if "policies" in row else ""
         p = "" if row["p"] is None else f"{row['p']:.3f}"
-        before = [row["variant"], *([row["setting"]] if settings else []), str(row["runs"])]
+        short = row["setting"].replace("kl_coef=", "η ").replace("learning_rate=", "lr ")
+        before = [row["variant"], *([short] if settings else []), str(row["runs"])]
         table.add_row(*before, *cells, f"{row['distinct_2'][0]:.2f}", collapsed, p)
     console.print(table)
     console.print(

@@ -183,20 +183,21 @@ def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
     )
     table.add_column("variant", no_wrap=True)
     settings = len({outcome["setting"] for outcome in outcomes}) > 1
-    if settings:
-        table.add_column("setting", no_wrap=True)
     for heading in ("n", "reward", "KL, nats", "combined", "dist-2", "lost", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     reference = {f: (float(np.mean([o["reference"][f] for o in outcomes])),) * 3 for f in FIGURES}
     rows = [{"variant": REFERENCE, "setting": "", "runs": "", **reference, "p": None}]
     for row in [*rows, *summary(outcomes)]:
-        cells = [f"{row[f][0]:.2f} ±{(row[f][2] - row[f][1]) / 2:.2f}" for f in FIGURES[:3]]
+        cells = [
+            f"{row[f][0]:.{digits}f} ±{(row[f][2] - row[f][1]) / 2:.{digits}f}"
+            for f, digits in zip(FIGURES[:3], (2, 1, 2), strict=True)
+        ]
         if row["variant"] == REFERENCE:
             cells = [cell.split(" ")[0] for cell in cells]
         collapsed = f"{row['collapsed']}/{row['policies']}" if "policies" in row else ""
         p = "" if row["p"] is None else f"{row['p']:.3f}"
         short = row["setting"].replace("kl_coef=", "η ").replace("learning_rate=", "lr ")
-        before = [row["variant"], *([short] if settings else []), str(row["runs"])]
+        before = [f"{row['variant']} {short}" if settings else row["variant"], str(row["runs"])]
         table.add_row(*before, *cells, f"{row['distinct_2'][0]:.2f}", collapsed, p)
     console.print(table)
     console.print(

@@ -21,7 +21,7 @@ from typing import Literal
 import tyro
 
 KEPT = ("config.json", "metrics.jsonl", "evaluation.json")
-FIGURES = ("results.json", "plane.png", "curves.png")
+FIGURES = ("results.json", "plane.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Arguments:
 
 
 def pack(comparison: Path, folder: Path) -> int:
-    """Write results, pictures and `runs.tar.xz`; return the number of runs.
+    """Write results, the picture and `runs.tar.xz`; return the number of runs.
 
     Raises:
         ValueError: if there is no finished run.

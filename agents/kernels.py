@@ -139,8 +139,8 @@ class _LowRankForward:
         self._cast: dict[str, tuple[tuple[int, int, torch.dtype], Tensor, Tensor]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
-        layer = self._layer
-        base: Any = layer.base_layer
+        layer: Any = self._layer
+        base = layer.base_layer
         if layer.disable_adapters:
             return base(x)
         (name,) = layer.active_adapters

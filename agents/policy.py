@@ -20,7 +20,7 @@ from agents.types import Generation, TokenBatch
 CHUNK_TOKENS = 1024
 """Response tokens whose (tokens, V) distributions are in memory at a time."""
 CHUNK_ROW_TOKENS = 2048
-"""Tokens that a pass without gradient takes through the network at a time."""
+"""Tokens that a pass without gradient takes through the network at a time, to bound its memory."""
 
 
 class Generated(NamedTuple):
@@ -117,13 +117,14 @@ class LLMPolicy:
         ids, mask = given_ids, given_mask
         positions = token_positions(mask)
         alive = torch.ones(len(ids), dtype=torch.bool, device=backbone.device)
-        counts = torch.zeros(len(ids), backbone.config.vocab_size, device=ids.device)
-        seen = counts.scatter_add_(1, ids, mask.float()) > 0
+        seen = (
+            _tokens_of(ids, mask, backbone.config.vocab_size) if repetition_penalty != 1.0 else None
+        )
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(max_new_tokens):
             hidden = backbone.hidden(self.name, ids, mask, positions, cache)[:, -1]
             logits = backbone.logits(self.name, hidden)
-            if repetition_penalty != 1.0:
+            if seen is not None:
                 logits = penalized(logits, seen, repetition_penalty)
             log_probs = self._log_softmax(logits)
             tokens = log_probs.argmax(-1) if greedy else draw(log_probs, uniforms[:, t])
@@ -133,7 +134,8 @@ class LLMPolicy:
             if not backbone.anybody(alive):
                 break
             ids = tokens[:, None]
-            seen.scatter_(1, ids, True)
+            if seen is not None:
+                seen.scatter_(1, ids, True)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             positions = positions[:, -1:] + 1
         tokens, chosen, kept = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
@@ -209,6 +211,12 @@ class LLMPolicy:
         log_probs = self._log_softmax(self.backbone.logits(self.name, hidden))
         token = draw(log_probs, draw_uniforms(1, 1, generator)[:, 0].to(log_probs.device))[0]
         return int(token), float(log_probs[0, token])
+
+
+def _tokens_of(ids: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
+    """Mark (B, V) the tokens that occur in each text; padding is not part of it."""
+    counts = torch.zeros(len(ids), vocab_size, device=ids.device)
+    return counts.scatter_add_(1, ids, mask.float()) > 0
 
 
 def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

@@ -150,8 +150,6 @@ class Trainer:
         }
         self.critic_optimizers = {name: shared[id(c)] for name, c in self.critics.items()}
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
-        self.seats: dict[str, str] = {}
-        """The policy of each role in the last iteration."""
         self.skipped_in_a_row = dict.fromkeys(names, 0)
         self.engine: Engine = BuiltinEngine()
         self.histograms = Histograms(self.world)
@@ -193,6 +191,8 @@ class Trainer:
             row |= self._metrics(turn, batch, learned)
         names = [turn.policy for turn in rollout.turns]
         self.roles.observe(sum(number(row, f"{name}/task_reward") for name in names))
+        if self.config.swap_resets and names != [*self._seats(iteration + 1).values()]:
+            self._forget()
         seconds = time.perf_counter() - begun
         lengths = sum(number(row, f"{name}/response_length") for name in names)
         return {
@@ -206,10 +206,7 @@ class Trainer:
         """Let the policies play this process's rows of the batch."""
         config, games = self.config, self.games
         rows = self.world.rows(config.batch_size)
-        seats = self.roles.assign(games.agents, config.policy_names, iteration)
-        if config.swap_resets and self.seats not in ({}, seats):
-            self._forget()
-        self.seats = seats
+        seats = self._seats(iteration)
         examples = draw_examples(
             games.rules.task, self.queries, config.batch_size, config.group_size
         )
@@ -238,6 +235,10 @@ class Trainer:
             raise failed[0]
         assert rollout is not None
         return rollout
+
+    def _seats(self, iteration: int) -> dict[str, str]:
+        """Return the policy of each role, in turn order."""
+        return self.roles.assign(self.games.agents, self.config.policy_names, iteration)
 
     def _forget(self) -> None:
         """Lose what the released code loses at an exchange; weights and critics stay."""
@@ -360,7 +361,6 @@ class Trainer:
             "kl_coefs": {name: controller.coef for name, controller in self.controllers.items()},
             "algorithm": self.algorithm.state(),
             "roles": self.roles.state(),
-            "seats": self.seats,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
 
@@ -400,7 +400,6 @@ class Trainer:
         self.queries.bit_generator.state = meta["queries"]
         self.algorithm.load_state(meta["algorithm"])
         self.roles.load_state(meta["roles"])
-        self.seats = dict(meta["seats"])
         self.skipped_in_a_row = dict(meta["skipped_in_a_row"])
 
 

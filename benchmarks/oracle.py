@@ -66,7 +66,7 @@ class Pair:
 
     @property
     def share(self) -> float:
-        """Of the optimum; the untrained reference has about 0.17 / optimum."""
+        """Of the optimum."""
         return self.combined / self.optimum
 
 
@@ -74,7 +74,8 @@ def score(run: Path, variant: str) -> tuple[Game, list[Pair]]:
     """Score a run's policies in every order."""
     config = read_config(run)
     task = build_task(config.task, config.test_split, config.task_arguments)
-    assert isinstance(task, ToyTask), "an enumerable task"
+    if not isinstance(task, ToyTask):
+        raise ValueError(f"Expected runs of toy, whose responses can be listed, got {config.task}.")
     trainer = Trainer(config)
     trainer.load_state(*load_checkpoint(list_checkpoints(run / "checkpoints")[-1]))
     (reference,) = references(trainer.policies).values()

@@ -42,7 +42,7 @@ class Arguments:
 
     parts: tuple[Part, ...] = ("machine", "pair", "trl", "growth", "start")
     """`machine`: what it can do at most. `pair`: CORY's pair beside the plain trainer. `trl`: one
-    policy beside TRL. `growth`: over batch, agents, vocabulary, length. `start`: imports."""
+    policy beside TRL. `growth`: over batch, agents, length. `start`: imports."""
     shapes: tuple[str, ...] = ("embedded", "gpt2")
     """Of `pair` and `trl` (`benchmarks/shapes.py`)."""
     rounds: int = 3
@@ -170,9 +170,8 @@ def against_trl(runner: Runner, arguments: Arguments) -> dict[str, Any]:
     return {shape: runner.in_turns(both, shape) for shape in arguments.shapes}
 
 
-def growth(runner: Runner, arguments: Arguments) -> dict[str, Any]:
-    """Measure how time grows with batch and agents, and time with the length of responses."""
-    del arguments
+def growth(runner: Runner, _: Arguments) -> dict[str, Any]:
+    """Measure how time grows with batch, agents and the length of responses."""
     return {
         "batch": {n: runner("lora", "embedded", batch_size=n) for n in (16, 32, 64, 128, 256)},
         "agents": {n + 1: runner("lora", "embedded", observers=n) for n in range(4)},

@@ -93,12 +93,12 @@ def test_areas_by_hand():
 
 
 def test_a_path_is_of_the_pioneer_in_blocks():
-    roles = ["pioneer_0"] * 6 + ["observer_0"] * 4 + ["pioneer_0"] * 4
+    roles = ["pioneer_0"] * 6 + ["observer_0"] * 4 + ["pioneer_0"] * 5
     rows = [
         {"llm_0/role": role, "llm_0/task_reward": float(i), "llm_0/kl": 2.0 * i}
         for i, role in enumerate(roles)
     ]
-    # Iterations 0 to 4, then 5 and 10 to 13.
+    # Iterations 0 to 4, then 5 and 10 to 13; one is left over.
     assert training_path(rows) == [(2.0, 4.0), (10.2, 20.4)]
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.policy import LLMPolicy
 from agents.precision import MasterWeights
-from agents.trainer import Trainer, train
+from agents.trainer import Trainer
 from tests.agents.fakes import reference_hidden, token_batch
 from tests.agents.models import model_backbone
-
-QUIET = Console(quiet=True)
+from tests.agents.test_trainer import assert_resuming_is_exact
 
 
 def one_weight(value: float) -> tuple[nn.Linear, MasterWeights, nn.Parameter]:
@@ -97,16 +92,7 @@ def test_a_step_reaches_the_working_copy_and_the_saved_model_is_the_master(kind,
 
 
 def test_in_bfloat16_full_fine_tuning_goes_on_to_the_bit_after_a_stop(toy_config, tmp_path):
-    whole = toy_config(dtype="bfloat16", out=str(tmp_path / "whole"))
-    parts = toy_config(dtype="bfloat16", out=str(tmp_path / "parts"))
-    train(whole, console=QUIET)
-    train(replace(parts, iterations=2), console=QUIET)
-    train(parts, resume=True, console=QUIET)
-    found, expected = (
-        load_checkpoint(list_checkpoints(c.run_folder / "checkpoints")[-1]) for c in (parts, whole)
-    )
-    assert found[1] == expected[1]
-    assert all(torch.equal(found[0][key], tensor) for key, tensor in expected[0].items())
+    assert_resuming_is_exact(toy_config, tmp_path, dtype="bfloat16")
 
 
 def test_bfloat16_learns_as_float32_does(toy_config):

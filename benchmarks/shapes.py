@@ -83,7 +83,7 @@ class NumberedWords(Task):
     def __init__(self, split: str = "train", *, shape: str = "embedded"):
         work = SHAPES[shape]
         self.max_new_tokens = work.new_tokens
-        self.max_prompt_tokens = work.observer_tokens
+        self.max_prompt_tokens = work.observer_tokens + 8 * work.new_tokens  # chains quote more
         rng = np.random.default_rng(0 if split == "train" else 1)
         words = rng.integers(1, work.config.vocab_size, (256, work.query_tokens))
         self.examples = [Example(" ".join(map(str, row))) for row in words.tolist()]

@@ -63,6 +63,8 @@ class Backbone(ABC):
         self.stop_ids = torch.tensor(_stop_ids(base, tokenizer), device=device)
         """(S,) tokens that end a response; chat models have several."""
         self.sharding = sharding
+        self.takes_wide_mask = False
+        """Whether a mask of its own for each new token is understood; only asked on a GPU."""
         self._running: str | None = None
 
     @abstractmethod
@@ -94,6 +96,11 @@ class Backbone(ABC):
         return self.sharding.world.any(goes_on) if self.sharding else goes_on
 
     @property
+    def quantized(self) -> bool:
+        """Return whether the weights of the base are 8 or 4 bits wide."""
+        return _is_quantized(self.base)
+
+    @property
     def context(self) -> int:
         """Longest sequence that the model can read, in tokens; some 10³⁰ if nothing limits it."""
         # Absent where positions are relative, and under another name in the files of GPT-2.
@@ -117,7 +124,8 @@ class Backbone(ABC):
         Args:
             name: policy, or None for the reference.
             ids: (B, n) new tokens.
-            mask: (B, m + n) bool over the m cached and the n new tokens.
+            mask: (B, m + n) bool over the m cached and the n new tokens; or (B, 1, n, K) bool:
+                which of the K places of a fixed cache a token reads (see `takes_wide_mask`).
             positions: (B, n) position of each new token in its own text, not counting padding.
             cache: key-value cache of the m tokens before, filled in place; None for none.
 
@@ -128,7 +136,7 @@ class Backbone(ABC):
         with self.use_adapter(name) as model:
             return model.base_model(
                 input_ids=ids,
-                attention_mask=mask.long(),
+                attention_mask=mask if mask.dim() == 4 else mask.long(),
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=cache is not None,
@@ -203,6 +211,11 @@ def _with_states(model: PreTrainedModel, states: Tensor) -> PreTrainedModel:
     head = copy.copy(model)
     head._modules = {**model._modules, model.base_model_prefix: _NoBody(states)}
     return head
+
+
+def token_positions(mask: Tensor) -> Tensor:
+    """Positions (B, L) of tokens in their own text, for a mask (B, L) with padding on the left."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 def _stop_ids(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -554,7 +567,9 @@ def make_backbone(
     exact = dtype == torch.float32 and not quantized
     # Sums in another order: in float32 the last digits; eight bits of bfloat16 or of a quantized
     # layer add up to a few per cent of the largest logit over the layers.
-    check_pieces(backbone, tolerance=1e-3 if exact else 0.1)
+    tolerance = 1e-3 if exact else 0.1
+    check_pieces(backbone, tolerance)
+    backbone.takes_wide_mask = device.type == "cuda" and takes_wide_mask(backbone, tolerance)
     return backbone
 
 
@@ -576,7 +591,7 @@ def check_pieces(backbone: Backbone, tolerance: float) -> None:
     """
     ids = torch.arange(1, 7, device=backbone.device)[None] % backbone.config.vocab_size
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]], device=backbone.device).bool()
-    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    positions = token_positions(mask)
     padded = torch.cat([ids[:, :2], ids], dim=1)
     kind = type(backbone.base).__name__
     try:
@@ -603,3 +618,26 @@ def check_pieces(backbone: Backbone, tolerance: float) -> None:
             f"follow from its last hidden states, got {kind}, where they differ by "
             f"{difference:.2g} of the largest: choose another --model."
         )
+
+
+@torch.no_grad()
+def takes_wide_mask(backbone: Backbone, tolerance: float) -> bool:
+    """Return whether a model gives the same hidden states for a mask that names each pair.
+
+    Those that derive distances from the mask (Bloom) or read a window of it (Gemma) do not.
+
+    Args:
+        backbone: whose reference is run.
+        tolerance: largest difference, in shares of the largest hidden state.
+    """
+    ids = torch.arange(1, 9, device=backbone.device)[None] % backbone.config.vocab_size
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]], device=backbone.device).bool()
+    positions = token_positions(mask)
+    itself = torch.eye(8, dtype=torch.bool, device=backbone.device)  # or padding would read nothing
+    wide = (mask[:, None, :] & torch.ones_like(itself).tril()) | itself
+    expected = backbone.hidden(None, ids, mask, positions)[mask].float()
+    try:
+        found = backbone.hidden(None, ids, wide[:, None], positions)[mask].float()
+    except (TypeError, AttributeError, ValueError, IndexError, RuntimeError):
+        return False
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from agents.backbone import Backbone
+from agents.backbone import Backbone, token_positions
 from agents.chat import prompt_ids
+from agents.decoding import Pick, can_record, decode_recorded, decode_stepwise
 from agents.functional import entropy, exact_kl, sampling_log_probs
 from agents.kernels import score_tokens
 from agents.types import Generation, TokenBatch
@@ -113,32 +114,12 @@ class LLMPolicy:
         backbone, tokenizer = self.backbone, self.backbone.tokenizer
         uniforms = uniforms.to(backbone.device)
         given_ids, given_mask = self.encode(prompts, max_new_tokens)
-        cache = backbone.new_cache()
-        ids, mask = given_ids, given_mask
-        positions = token_positions(mask)
-        alive = torch.ones(len(ids), dtype=torch.bool, device=backbone.device)
-        seen = (
-            _tokens_of(ids, mask, backbone.config.vocab_size) if repetition_penalty != 1.0 else None
-        )
-        columns: list[tuple[Tensor, Tensor, Tensor]] = []
-        for t in range(max_new_tokens):
-            hidden = backbone.hidden(self.name, ids, mask, positions, cache)[:, -1]
-            logits = backbone.logits(self.name, hidden)
-            if seen is not None:
-                logits = penalized(logits, seen, repetition_penalty)
-            log_probs = self._log_softmax(logits)
-            tokens = log_probs.argmax(-1) if greedy else draw(log_probs, uniforms[:, t])
-            chosen = log_probs.gather(-1, tokens[:, None])[:, 0]
-            columns.append((tokens, chosen, alive))
-            alive = alive & ~torch.isin(tokens, backbone.stop_ids)
-            if not backbone.anybody(alive):
-                break
-            ids = tokens[:, None]
-            if seen is not None:
-                seen.scatter_(1, ids, True)
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-            positions = positions[:, -1:] + 1
-        tokens, chosen, kept = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
+        decode = decode_recorded if can_record(backbone, max_new_tokens) else decode_stepwise
+        pick = self._pick(greedy)
+        if repetition_penalty != 1.0:
+            seen = _tokens_of(given_ids, given_mask, backbone.config.vocab_size)
+            decode, pick = decode_stepwise, _penalizing(pick, seen, repetition_penalty)
+        tokens, chosen, kept = decode(backbone, self.name, given_ids, given_mask, uniforms, pick)
         generation = Generation(
             prompt_ids=given_ids,
             prompt_mask=given_mask,
@@ -146,7 +127,7 @@ class LLMPolicy:
             response_mask=kept,
             sampled_log_probs=chosen * kept,
         )
-        return Generated(decode(backbone, generation), generation)
+        return Generated(response_texts(backbone, generation), generation)
 
     def score(self, tokens: TokenBatch, ref_hidden: Tensor) -> Scores:
         """Score responses under the sampling distribution, differentiably.
@@ -185,6 +166,14 @@ class LLMPolicy:
         chosen, ref_chosen = (p.gather(-1, ids[:, None])[:, 0] for p in (log_probs, ref_log_probs))
         return chosen, entropy(log_probs), exact_kl(log_probs, ref_log_probs), ref_chosen
 
+    def _pick(self, greedy: bool) -> Pick:
+        def pick(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+            log_probs = self._log_softmax(logits)
+            tokens = log_probs.argmax(-1) if greedy else draw(log_probs, uniforms)
+            return tokens, log_probs.gather(-1, tokens[:, None])[:, 0]
+
+        return pick
+
     def _log_softmax(self, logits: Tensor, kept_ids: Tensor | None = None) -> Tensor:
         return sampling_log_probs(
             logits, temperature=self.temperature, top_p=self.top_p, kept_ids=kept_ids
@@ -217,6 +206,17 @@ def _tokens_of(ids: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
     """Mark (B, V) the tokens that occur in each text; padding is not part of it."""
     counts = torch.zeros(len(ids), vocab_size, device=ids.device)
     return counts.scatter_add_(1, ids, mask.float()) > 0
+
+
+def _penalizing(pick: Pick, seen: Tensor, penalty: float) -> Pick:
+    """Let a choice avoid the tokens (B, V) that are marked, and mark what it takes."""
+
+    def penalizing(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        tokens, chosen = pick(penalized(logits, seen, penalty), uniforms)
+        seen.scatter_(1, tokens[:, None], True)
+        return tokens, chosen
+
+    return penalizing
 
 
 def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -257,11 +257,6 @@ def draw(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(sums, places, right=True)[:, 0]
 
 
-def token_positions(mask: Tensor) -> Tensor:
-    """Positions (B, L) of tokens in their own text, for a mask (B, L) with padding on the left."""
-    return (mask.long().cumsum(1) - 1).clamp(min=0)
-
-
 def response_hidden(backbone: Backbone, name: str | None, tokens: TokenBatch) -> Tensor:
     """Return the hidden states (B, T, D) from which the response tokens are predicted."""
     ids = torch.cat([tokens.prompt_ids, tokens.response_ids[:, :-1]], dim=1)
@@ -275,7 +270,7 @@ def response_hidden(backbone: Backbone, name: str | None, tokens: TokenBatch) ->
     return torch.cat(hidden)
 
 
-def decode(backbone: Backbone, tokens: TokenBatch) -> list[str]:
+def response_texts(backbone: Backbone, tokens: TokenBatch) -> list[str]:
     """Return what a reader sees of the responses: no end token, no padding."""
     rows = zip(tokens.response_ids.tolist(), tokens.response_mask.tolist(), strict=True)
     kept = [[i for i, keep in zip(ids, mask, strict=True) if keep] for ids, mask in rows]

@@ -55,8 +55,8 @@ class MasterWeights:
         """Bring the model up to date, if a master has been written to since."""
         if (versions := self._versions()) == self._seen:
             return
-        for name, parameter in self._working.items():
-            parameter.copy_(self.parameters[name])
+        working = [*self._working.values()]
+        torch._foreach_copy_(working, [self.parameters[name] for name in self._working])
         self._seen = versions
 
     @contextmanager

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from agents.backbone import token_positions
 from agents.oracle import Floats, Game
-from agents.policy import LLMPolicy, token_positions
+from agents.policy import LLMPolicy
 from cory_env import Example, make_reward
 from cory_env.tasks.toy import ToyTask
 from cory_env.types import Tokenizer

@@ -44,6 +44,8 @@ class Arguments:
     """Of `lora` and `full`."""
     dtype: str = "auto"
     """Of `agents`."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
 
 
 Row = dict[str, float]
@@ -57,9 +59,10 @@ def main() -> None:
     size = arguments.batch_size or shape.batch_size
     kind = arguments.candidate
     if kind == "plain":
-        rows = _plain(shape, arguments.model, size)
+        rows = _plain(shape, arguments.model, size, arguments.device)
     elif kind.startswith("trl-"):
-        rows = iter(_trl(kind, shape, arguments.model, size, arguments.iterations + 1))
+        count = arguments.iterations + 1
+        rows = iter(_trl(kind, shape, arguments.model, size, count, arguments.device))
     else:
         rows = _ours(arguments, shape, size)
     before = _peak_mb()
@@ -81,20 +84,32 @@ def main() -> None:
 
 
 def _peak_mb() -> float:
-    """Return the largest resident set of this program; getrusage would count its parent's, too."""
+    """Return the largest memory on the GPU, or the largest resident set of this program.
+
+    getrusage would count that of its parent, too.
+    """
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _timed(row: Row, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
-        begun = time.perf_counter()
+        begun = now()
         try:
             return function(*arguments, **options)
         finally:
-            row[phase] = row.get(phase, 0.0) + time.perf_counter() - begun
+            row[phase] = row.get(phase, 0.0) + now() - begun
 
     return call
+
+
+def now() -> float:
+    """Return the time, once a GPU has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterable[Row]:
@@ -120,7 +135,7 @@ def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterable[Row]:
             epochs=shape.epochs,
             group_size=GROUP_SIZE if alone else 0,
             learning_rate=1e-5,
-            device="cpu",
+            device=arguments.device,
             dtype=arguments.dtype,  # type: ignore[arg-type]
         )
     )
@@ -136,7 +151,7 @@ def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterable[Row]:
         yield dict(row)
 
 
-def _plain(shape: Shape, model: Path, size: int) -> Iterable[Row]:
+def _plain(shape: Shape, model: Path, size: int, device: str) -> Iterable[Row]:
     from benchmarks.plain import PlainConfig, PlainPolicy
 
     tokenizer = shapes.word_tokenizer(shape.config.vocab_size)
@@ -144,21 +159,23 @@ def _plain(shape: Shape, model: Path, size: int) -> Iterable[Row]:
     policies = []
     for _ in range(2):
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        head = torch.nn.Linear(base.config.hidden_size, 1)
+        base.to(device)
+        head = torch.nn.Linear(base.config.hidden_size, 1, device=device)
         policies.append(
             PlainPolicy(base, lambda x, head=head: head(x)[..., 0], [*head.parameters()], config)
         )
     task, row = shapes.NumberedWords(shape=_name(shape)), {}
     while True:
         row.clear()
-        begun = time.perf_counter()
+        begun = now()
         queries = [example.query for example in task.examples[:size]]
-        prompts, rewards, played = queries, torch.zeros(size), []
+        prompts, rewards, played = queries, torch.zeros(size, device=device), []
         for policy in policies:
-            ids = tokenizer(prompts, return_tensors="pt")["input_ids"]
+            ids = tokenizer(prompts, return_tensors="pt")["input_ids"].to(device)
             responses = _timed(row, "generation", policy.generate)(ids, shape.new_tokens)
             texts = tokenizer.batch_decode(responses)  # an end is a word: no prompt is shorter
-            rewards = rewards + torch.tensor(shapes.even_words([], texts), dtype=torch.float32)
+            scores = shapes.even_words([], texts)
+            rewards = rewards + torch.tensor(scores, dtype=torch.float32, device=device)
             played.append((ids, responses))
             prompts = [task.observer_prompt(q, [t]) for q, t in zip(queries, texts, strict=True)]
         for policy, (ids, responses) in zip(policies, played, strict=True):
@@ -167,14 +184,16 @@ def _plain(shape: Shape, model: Path, size: int) -> Iterable[Row]:
             _timed(row, "update", policy.update)(ids, responses, rewards)
             policy.prepare = prepare
         row["update"] -= row["scoring"]
-        yield {**row, "seconds": time.perf_counter() - begun}
+        yield {**row, "seconds": now() - begun}
 
 
 def _name(shape: Shape) -> str:
     return next(name for name, other in SHAPES.items() if other is shape)
 
 
-def _trl(kind: str, shape: Shape, model: Path, size: int, iterations: int) -> list[Row]:
+def _trl(
+    kind: str, shape: Shape, model: Path, size: int, iterations: int, device: str
+) -> list[Row]:
     """Let TRL train one policy with as many responses, tokens and epochs."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -191,10 +210,10 @@ def _trl(kind: str, shape: Shape, model: Path, size: int, iterations: int) -> li
 
     class Clock(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            ends.append(now())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            ends.append(now())
 
     def reward(completions: Sequence[str], **_: Any) -> list[float]:
         return shapes.even_words([], completions).tolist()
@@ -220,9 +239,9 @@ def _trl(kind: str, shape: Shape, model: Path, size: int, iterations: int) -> li
                 beta=0.28,
                 learning_rate=1e-5,
                 disable_dropout=True,
-                bf16=torch.cpu._is_avx512_bf16_supported(),
+                bf16=device == "cuda" or torch.cpu._is_avx512_bf16_supported(),
                 gradient_checkpointing=False,
-                use_cpu=True,
+                use_cpu=device == "cpu",
                 report_to=[],
                 save_strategy="no",
                 disable_tqdm=True,

@@ -87,7 +87,7 @@ class PlainPolicy:
         kl = nn.functional.kl_div(ref_log_probs, log_probs, log_target=True, reduction="none")
         token_rewards = -self.config.kl_coef * kl.sum(-1)
         token_rewards[:, -1] += rewards
-        advantages, last = torch.zeros_like(values), torch.zeros(len(values))
+        advantages, last = torch.zeros_like(values), torch.zeros_like(values[:, 0])
         for t in reversed(range(values.shape[1])):
             later = values[:, t + 1] if t + 1 < values.shape[1] else 0.0
             delta = token_rewards[:, t] + self.config.gamma * later - values[:, t]

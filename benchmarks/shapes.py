@@ -54,6 +54,13 @@ def _llama(positions: int) -> LlamaConfig:
 SHAPES = {
     "embedded": Shape(config=_llama(256)),
     "gpt2": Shape(config=GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0)),
+    # For GPUs: the model and batch of the paper's table 1.
+    "paper": Shape(
+        config=GPT2Config(
+            n_embd=1280, n_layer=36, n_head=20, bos_token_id=0, eos_token_id=0, pad_token_id=0
+        ),
+        batch_size=256,
+    ),
     "long": Shape(config=_llama(2048), new_tokens=512, epochs=1),
     "long_51": Shape(config=_llama(2048), new_tokens=51, epochs=1),
     # For tests: the same work in a second.

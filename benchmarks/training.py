@@ -3,6 +3,7 @@
     python -m benchmarks.training                        # everything; half an hour on two cores
     python -m benchmarks.training --parts pair --shapes gpt2
     python -m benchmarks.training --short                # a minute: equalities and memory only
+    python -m benchmarks.training --device cuda --parts machine pair trl --shapes gpt2 paper
 
 Every candidate runs in a process of its own (`benchmarks/candidates.py`), and all take turns in
 every round: a machine that slows down slows all alike. Trust the ratios. TRL takes part where it is
@@ -29,6 +30,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.candidates import now
 from benchmarks.shapes import SHAPES, work, write_model
 
 Part = Literal["machine", "pair", "trl", "growth", "start"]
@@ -51,6 +53,8 @@ class Arguments:
     """Counted ones in a round, after one that is not."""
     short: bool = False
     """The smallest shape, one round."""
+    device: str = "cpu"
+    """`cpu` or `cuda`; memory is that of the device."""
     json: Path | None = None
     """Write all figures to this file as well."""
 
@@ -61,14 +65,14 @@ def main() -> None:
     if arguments.short:
         arguments = Arguments(
             parts=("machine", "pair", "start"), shapes=("short",), rounds=1, iterations=1,
-            json=arguments.json,
+            device=arguments.device, json=arguments.json,
         )  # fmt: skip
     console = Console(width=100)
-    figures: dict[str, Any] = {"threads": torch.get_num_threads()}
+    figures: dict[str, Any] = {"threads": torch.get_num_threads(), "device": arguments.device}
     with tempfile.TemporaryDirectory() as scratch:
         runner = Runner(Path(scratch), arguments)
         if "machine" in arguments.parts or "pair" in arguments.parts:
-            figures["machine"] = machine()
+            figures["machine"] = machine(arguments.device)
             _show_machine(figures["machine"], console)
         for part, measure, show in (
             ("pair", pair, _show_pair),
@@ -102,6 +106,7 @@ class Runner:
             write_model(SHAPES[shape], folder)
         command = [sys.executable, "-m", "benchmarks.candidates", candidate, shape]
         command += ["--model", str(folder), "--iterations", str(self.arguments.iterations)]
+        command += ["--device", self.arguments.device]
         for name, value in options.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -134,14 +139,15 @@ def peak_mb(runs: Sequence[Measured]) -> float:
     return max(run["peak_mb"] for run in runs)
 
 
-def machine() -> dict[str, float]:
+def machine(device: str) -> dict[str, float]:
     """Measure the rate of matrix products (FLOP/s) and the rate of reading memory (B/s)."""
     figures = {}
+    size = 8192 if device == "cuda" else 2048
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-        rate = 2 * 2048**3 / _fastest(lambda a=a, b=b: torch.nn.functional.linear(a, b))
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        rate = 2 * size**3 / _fastest(lambda a=a, b=b: torch.nn.functional.linear(a, b))
         figures[str(dtype).removeprefix("torch.")] = rate
-    memory = torch.randn(2**26)
+    memory = torch.randn(2**30 if device == "cuda" else 2**26, device=device)
     figures["bandwidth"] = memory.numel() * 4 / _fastest(memory.sum)
     return figures
 
@@ -150,9 +156,9 @@ def _fastest(function: Callable[[], object], count: int = 20) -> float:
     function()
     times = []
     for _ in range(count):
-        begun = time.perf_counter()
+        begun = now()
         function()
-        times.append(time.perf_counter() - begun)
+        times.append(now() - begun)
     return min(times)
 
 

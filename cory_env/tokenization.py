@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from json import loads
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
 from cory_env.types import Tokenizer
 
@@ -115,7 +115,6 @@ class FileTokenizer:
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
 
-@runtime_checkable
 class TransformersTokenizer(Protocol):
     """What this package asks of a tokenizer object of the `transformers` library."""
 
@@ -177,7 +176,7 @@ def load_tokenizer(source: str | Path | Tokenizer | TransformersTokenizer) -> To
                 f"Expected 'embedded', 'byte' or the path of a tokenizer.json, got {str(source)!r}."
             )
         return FileTokenizer(Path(source).read_text(encoding="utf-8"))
-    if isinstance(source, TransformersTokenizer):
+    if _is_of_transformers(source):
         return HuggingFaceTokenizer(source)
     if isinstance(source, Tokenizer):  # pyright: ignore[reportUnnecessaryIsInstance] # user input
         return source
@@ -185,3 +184,9 @@ def load_tokenizer(source: str | Path | Tokenizer | TransformersTokenizer) -> To
         "Expected 'embedded', 'byte', the path of a tokenizer.json or an object with the methods "
         f"of cory_env.types.Tokenizer, got {source!r}."
     )
+
+
+def _is_of_transformers(source: object) -> TypeGuard[TransformersTokenizer]:
+    # It answers for some of them in `__getattr__`, where `isinstance` does not look from 3.12 on.
+    names = ("eos_token_id", "encode", "decode", "convert_ids_to_tokens", "__len__")
+    return all(hasattr(source, name) for name in names)

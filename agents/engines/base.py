@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from agents.errors import EngineError
-from agents.policy import Generated, LLMPolicy, decode
+from agents.policy import Generated, LLMPolicy, response_texts
 from agents.types import Generation
 
 
@@ -163,7 +163,7 @@ def pack(
         response_mask=(torch.arange(width)[None] < lengths[:, None]).to(backbone.device),
         sampled_log_probs=torch.tensor(log_probs, dtype=torch.float32).to(backbone.device),
     )
-    return Generated(decode(backbone, generation), generation)
+    return Generated(response_texts(backbone, generation), generation)
 
 
 def _check(row: Sampled, ends: Sequence[int], vocab_size: int, max_new_tokens: int) -> None:

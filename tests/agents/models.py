@@ -75,13 +75,14 @@ def model_backbone(
     names: tuple[str, ...] = ("llm_0",),
     dtype: torch.dtype = torch.float32,
     moved: float = 0.0,
+    device: str = "cpu",
     **options,
 ) -> Backbone:
     """Build a backbone whose policies lie `moved` (a standard deviation) from the reference."""
     base, tokenizer = options.pop("loaded", None) or make_base(kind)
     backbone = make_backbone(
         base, tokenizer, names, adapter=adapter, rank=4, dtype=dtype,
-        device=torch.device("cpu"), seed=0, **options
+        device=torch.device(device), seed=0, **options
     )  # fmt: skip
     move(backbone, names, moved)
     return backbone
@@ -93,4 +94,5 @@ def move(backbone: Backbone, names: tuple[str, ...], moved: float) -> None:
     generator = torch.Generator().manual_seed(1)
     for name in names:
         for parameter in backbone.parameters(name).values():
-            parameter += moved * torch.randn(parameter.shape, generator=generator)
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter += moved * noise.to(parameter.device)

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from agents import TrainConfig, load_policy
-from agents.policy import decode, draw_uniforms
+from agents.policy import draw_uniforms, response_texts
 from agents.rollout import collect
 from agents.trainer import Trainer, train
 from cory_env.tokenization import load_tokenizer
@@ -39,7 +39,7 @@ def test_each_policy_reads_and_writes_with_its_own_tokenizer(tmp_path):
             for b, ids in enumerate(turn.tokens.response_ids):
                 kept = ids[turn.tokens.response_mask[b]].tolist()
                 assert own.decode(kept) == turn.responses[b]
-            assert decode(backbone, turn.tokens) == turn.responses
+            assert response_texts(backbone, turn.tokens) == turn.responses
             prompts = backbone.tokenizer.batch_decode(
                 [
                     p[m]

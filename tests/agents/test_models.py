@@ -7,8 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, Mamba2Config, RecurrentGemmaConfig
 
-from agents.backbone import check_pieces
-from agents.policy import LLMPolicy, token_positions
+from agents.backbone import check_pieces, token_positions
+from agents.policy import LLMPolicy
 from tests.agents.fakes import reference_hidden, token_batch
 from tests.agents.models import CONFIGS, KINDS, STORIES, STORY, make_base, model_backbone
 

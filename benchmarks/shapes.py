@@ -51,6 +51,12 @@ def _llama(positions: int) -> LlamaConfig:
     )  # fmt: skip
 
 
+def _gpt2(**changes: int) -> GPT2Config:
+    """Return a small GPT-2."""
+    values = {"n_layer": 2, "n_head": 2, "n_positions": 64, **changes}
+    return GPT2Config(**values, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+
+
 SHAPES = {
     "embedded": Shape(config=_llama(256)),
     "gpt2": Shape(config=GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0)),
@@ -63,21 +69,9 @@ SHAPES = {
     ),
     "long": Shape(config=_llama(2048), new_tokens=512, epochs=1),
     "long_51": Shape(config=_llama(2048), new_tokens=51, epochs=1),
-    # For tests: the same work in a second.
-    "short": Shape(
-        config=GPT2Config(
-            vocab_size=300,
-            n_embd=32,
-            n_layer=2,
-            n_head=2,
-            n_positions=64,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-        ),
-        batch_size=8,
-        epochs=2,
-    ),
+    # For tests: the same work in a second, and distributions that outweigh the model.
+    "short": Shape(config=_gpt2(vocab_size=300, n_embd=32), batch_size=8, epochs=2),
+    "wide": Shape(config=_gpt2(vocab_size=20_000, n_embd=16), batch_size=64, epochs=1),
 }
 
 

@@ -38,24 +38,50 @@ LOSSES = (
     "{He} sells {k} of the {items}.",
     "{friend} takes {k} {items} away.",
 )
+NEW_GAINS = (
+    "{He} picks up {k} {items}.",
+    "{He} earns {k} {items}.",
+    "{He} wins {k} {items}.",
+    "{He} collects {k} {items}.",
+    "{friend} hands {him} {k} {items}.",
+    "{friend} returns {k} {items}.",
+    "{k} {items} arrive in the mail.",
+    "{k} more {items} are left at the door.",
+)
+NEW_LOSSES = (
+    "{He} breaks {k} {items}.",
+    "{He} throws {k} {items} out.",
+    "{He} trades {k} {items} away.",
+    "{He} uses up {k} {items}.",
+    "{He} mails {k} {items} to {friend}.",
+    "{friend} borrows {k} {items}.",
+    "{k} {items} are stolen.",
+    "{k} {items} fall into the river.",
+)
+WORDINGS = {"known": (GAINS, LOSSES), "new": (NEW_GAINS, NEW_LOSSES)}
+"""How gains and losses are told: as in the pre-training of the embedded model, or as it has never
+read them. Problems in new words have no other steps."""
 DIFFICULTIES = (1, 2, 3)
 """Number of arithmetic steps. One step counts to 20, two steps to 60, three steps to 100."""
 
 _LIMITS = {1: 20, 2: 60, 3: 100}
 
 
-def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
-    """Draw one problem with `difficulty` arithmetic steps.
+def word_problem(rng: np.random.Generator, difficulty: int = 2, wording: str = "known") -> Example:
+    """Draw one problem with `difficulty` arithmetic steps, told in one of the `WORDINGS`.
 
     Returns:
         An example whose query is the question and whose reference is the worked answer, ending in
         `#### n`.
 
     Raises:
-        ValueError: if the difficulty is not one of `DIFFICULTIES`.
+        ValueError: if the difficulty is not one of `DIFFICULTIES`, or there is no such wording.
     """
     if difficulty not in DIFFICULTIES:
         raise ValueError(f"Expected a difficulty in {DIFFICULTIES}, got {difficulty!r}.")
+    if wording not in WORDINGS:
+        raise ValueError(f"Expected a wording in {(*WORDINGS,)}, got {wording!r}.")
+    gains, losses = WORDINGS[wording]
     limit = _LIMITS[difficulty]
     name, friend = (str(name) for name in rng.choice(list(PRONOUNS), size=2, replace=False))
     he, him = PRONOUNS[name]
@@ -64,7 +90,7 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
 
     sentences: list[str] = []
     steps: list[str] = []
-    if rng.random() < 0.3:
+    if wording == "known" and rng.random() < 0.3:
         groups, size = int(rng.integers(2, 10)), int(rng.integers(2, max(3, limit // 9)))
         container = CONTAINERS[rng.integers(len(CONTAINERS))]
         sentences.append(f"{name} has {groups} {container} with {size} {items} in each.")
@@ -75,7 +101,7 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
         sentences.append(f"{name} has {count} {items}.")
     question = f"How many {items} does {name} have now?"
     while len(steps) < difficulty:
-        divisors = [d for d in range(2, 10) if count % d == 0]
+        divisors = [d for d in range(2, 10) if count % d == 0 and wording == "known"]
         if len(steps) == difficulty - 1 and divisors and rng.random() < 0.25:
             people = divisors[rng.integers(len(divisors))]
             sentences.append(f"{he} shares the {items} equally among {people} friends.")
@@ -84,12 +110,12 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2) -> Example:
             count //= people
         elif count > 1 and (count >= limit or rng.random() < 0.5):
             k = int(rng.integers(1, count))
-            sentences.append(LOSSES[rng.integers(len(LOSSES))].format(k=k, **words))
+            sentences.append(losses[rng.integers(len(losses))].format(k=k, **words))
             steps.append(f"{count} - {k} = {count - k}")
             count -= k
         else:
             k = int(rng.integers(1, limit + 1))
-            sentences.append(GAINS[rng.integers(len(GAINS))].format(k=k, **words))
+            sentences.append(gains[rng.integers(len(gains))].format(k=k, **words))
             steps.append(f"{count} + {k} = {count + k}")
             count += k
     query = " ".join([*sentences, question])

@@ -85,11 +85,12 @@ def test_a_missing_data_folder_is_one_clear_line(tmp_path: Path):
 
 
 @pytest.mark.parametrize("difficulty", word_problems.DIFFICULTIES)
-def test_the_steps_of_every_word_problem_are_right_and_lead_to_the_answer(difficulty):
+@pytest.mark.parametrize("wording", word_problems.WORDINGS)
+def test_the_steps_of_every_word_problem_are_right_and_lead_to_the_answer(difficulty, wording):
     rng = np.random.default_rng(difficulty)
     operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
     for _ in range(500):
-        problem = word_problems.word_problem(rng, difficulty)
+        problem = word_problems.word_problem(rng, difficulty, wording)
         steps, _, answer = problem.reference.partition(" #### ")
         last = None
         for step in steps.split("; "):
@@ -117,3 +118,5 @@ def test_word_problems_are_seeded_and_their_documents_have_the_prompt_format():
 def test_an_unknown_difficulty_is_refused():
     with pytest.raises(ValueError, match="difficulty"):
         word_problems.word_problem(np.random.default_rng(0), 9)
+    with pytest.raises(ValueError, match="wording"):
+        word_problems.word_problem(np.random.default_rng(0), 1, "old")

@@ -1,6 +1,7 @@
 """Arithmetic word problems which a small model can learn: generated without end, or real ones.
 
-The embedded language model was pre-trained on the generator's problems, in these prompts.
+The embedded language model was pre-trained on the generator's problems, in these prompts and in the
+`known` wording.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from cory_env.task import QuestionTask
 from cory_env.tasks.problems import read_problems
 from cory_env.types import Example
-from cory_env.word_problems import DIFFICULTIES, word_problem
+from cory_env.word_problems import DIFFICULTIES, WORDINGS, word_problem
 
 GENERATED = ("train", "test")
 REAL = ("addsub", "multiarith", "singleeq", "singleop")
@@ -34,18 +35,25 @@ class ArithmeticTask(QuestionTask):
     Args:
         split: `train`, `test`, `addsub`, `multiarith`, `singleeq` or `singleop`.
         difficulty: steps of a generated problem, 1 to 3; the real ones have one or two.
+        wording: of generated problems. `known`: as the embedded model was pre-trained on. `new`:
+            gains and losses in words that it has not met. It takes most gains for losses.
     """
 
     name = "arithmetic"
     max_prompt_tokens = 256
 
-    def __init__(self, split: str = "train", *, difficulty: int = 2) -> None:
+    def __init__(
+        self, split: str = "train", *, difficulty: int = 2, wording: str = "known"
+    ) -> None:
         if split not in (*GENERATED, *REAL):
             raise ValueError(f"Expected a split out of {(*GENERATED, *REAL)}, got {split!r}.")
         if difficulty not in DIFFICULTIES:
             raise ValueError(f"Expected a difficulty in {DIFFICULTIES}, got {difficulty!r}.")
+        if wording not in WORDINGS:
+            raise ValueError(f"Expected a wording in {(*WORDINGS,)}, got {wording!r}.")
         self.split = split
         self.difficulty = difficulty
+        self.wording = wording
         # A step takes 9 to 16 tokens of the embedded tokenizer, the end and `#### n` included.
         self.max_new_tokens = 16 * (difficulty if split in GENERATED else 2)
         if split in REAL:
@@ -59,6 +67,6 @@ class ArithmeticTask(QuestionTask):
         if self.split in REAL:
             return super().sample(rng)
         while True:
-            example = word_problem(rng, self.difficulty)
+            example = word_problem(rng, self.difficulty, self.wording)
             if GENERATED[crc32(example.query.encode()) % 2] == self.split:
                 return example

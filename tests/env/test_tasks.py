@@ -233,10 +233,14 @@ def test_decimals_that_were_cut_are_fractions():
     assert not any(re.fullmatch(r"\d+\.\d{4,}", reference) for reference in references)
 
 
+KNOWN = word_problems.WORDINGS["known"]
+
+
 @pytest.mark.parametrize("difficulty", word_problems.DIFFICULTIES)
-def test_no_draw_of_arithmetic_is_in_both_splits(difficulty):
+@pytest.mark.parametrize("wording", word_problems.WORDINGS)
+def test_no_draw_of_arithmetic_is_in_both_splits(difficulty, wording):
     tasks = [
-        cory_env.make_task("arithmetic", split=split, difficulty=difficulty)
+        cory_env.make_task("arithmetic", split=split, difficulty=difficulty, wording=wording)
         for split in ("train", "test")
     ]
     rng = np.random.default_rng(0)
@@ -272,6 +276,29 @@ def test_arithmetic_is_asked_as_the_embedded_model_learnt_it(difficulty):
 def test_arithmetic_names_a_wrong_difficulty(difficulty):
     with pytest.raises(ValueError, match=f"difficulty in .*got {difficulty!r}"):
         cory_env.make_task("arithmetic", difficulty=difficulty)
+
+
+@pytest.mark.parametrize("difficulty", word_problems.DIFFICULTIES)
+def test_new_words_are_new_and_fit(difficulty):
+    """The pre-training of the embedded model has met none of their sentences."""
+    task, tokenizer = (
+        cory_env.make_task("arithmetic", difficulty=difficulty, wording="new"),
+        load_tokenizer("embedded"),
+    )
+    known = [re.compile(re.sub(r"{.*?}", ".+", text)) for text in sum(KNOWN, ())]
+    for example in task.examples:
+        first, *changes, question = re.findall(r"[^.?]+[.?]", example.query)
+        assert re.fullmatch(r"\w+ has \d+ \w+\.", first)
+        assert question.startswith(" How many")
+        assert len(changes) == difficulty == len(re.findall(r" [-+] ", example.reference))
+        assert not any(form.fullmatch(change.strip()) for form in known for change in changes)
+        prompt = tokenizer.encode(task.observer_prompt(example.query, [example.reference] * 2))
+        assert len(prompt) + task.max_new_tokens <= 256
+
+
+def test_arithmetic_names_a_wrong_wording():
+    with pytest.raises(ValueError, match=r"wording in \('known', 'new'\), got 'old'"):
+        cory_env.make_task("arithmetic", wording="old")
 
 
 def test_unknown_names_list_the_known_ones():

@@ -55,8 +55,9 @@ class MasterWeights:
         """Bring the model up to date, if a master has been written to since."""
         if (versions := self._versions()) == self._seen:
             return
-        working = [*self._working.values()]
-        torch._foreach_copy_(working, [self.parameters[name] for name in self._working])
+        masters: list[Tensor] = [self.parameters[name] for name in self._working]
+        working: list[Tensor] = [*self._working.values()]
+        torch._foreach_copy_(working, masters)  # pyright: ignore[reportPrivateImportUsage]
         self._seen = versions
 
     @contextmanager

@@ -21,7 +21,7 @@ from typing import Literal
 import tyro
 
 KEPT = ("config.json", "metrics.jsonl", "evaluation.json")
-FIGURES = ("results.json", "plane.png")
+FIGURES = ("results.json", "plane.png", "curves.png")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
@@ -23,6 +23,10 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import shapes
 from benchmarks.shapes import SHAPES, Shape
+
+if TYPE_CHECKING:  # at run time each candidate loads no more than it needs: its memory is measured
+    from agents.trainer import Trainer
+    from benchmarks.plain import PlainPolicy
 
 GROUP_SIZE = 4
 LORA_RANK = 16
@@ -112,7 +116,7 @@ def now() -> float:
     return time.perf_counter()
 
 
-def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterable[Row]:
+def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterator[Row]:
     from agents.config import TrainConfig
     from agents.kernels import keep_freed_memory
     from agents.trainer import Trainer
@@ -139,6 +143,10 @@ def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterable[Row]:
             dtype=arguments.dtype,  # type: ignore[arg-type]
         )
     )
+    return _our_rows(trainer)
+
+
+def _our_rows(trainer: Trainer) -> Iterator[Row]:
     row: Row = {}
     trainer._collect = _timed(row, "generation", trainer._collect)
     trainer.algorithm.prepare = _timed(row, "scoring", trainer.algorithm.prepare)
@@ -151,10 +159,9 @@ def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterable[Row]:
         yield dict(row)
 
 
-def _plain(shape: Shape, model: Path, size: int, device: str) -> Iterable[Row]:
+def _plain(shape: Shape, model: Path, size: int, device: str) -> Iterator[Row]:
     from benchmarks.plain import PlainConfig, PlainPolicy
 
-    tokenizer = shapes.word_tokenizer(shape.config.vocab_size)
     config = PlainConfig(epochs=shape.epochs)
     policies = []
     for _ in range(2):
@@ -164,7 +171,14 @@ def _plain(shape: Shape, model: Path, size: int, device: str) -> Iterable[Row]:
         policies.append(
             PlainPolicy(base, lambda x, head=head: head(x)[..., 0], [*head.parameters()], config)
         )
+    return _plain_rows(policies, shape, size, device)
+
+
+def _plain_rows(
+    policies: Sequence[PlainPolicy], shape: Shape, size: int, device: str
+) -> Iterator[Row]:
     task, row = shapes.NumberedWords(shape=_name(shape)), {}
+    tokenizer = shapes.word_tokenizer(shape.config.vocab_size)
     while True:
         row.clear()
         begun = now()

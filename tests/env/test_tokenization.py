@@ -101,6 +101,21 @@ def test_a_transformers_tokenizer_is_adapted():
         load_tokenizer(FakeTransformersTokenizer(eos_token_id=None))
 
 
+def test_a_transformers_tokenizer_may_answer_for_its_end_token_when_asked():
+    """As those of transformers 5 do; `isinstance` finds no such attribute from Python 3.12 on."""
+
+    class Asked(FakeTransformersTokenizer):
+        def __init__(self):
+            pass
+
+        def __getattr__(self, name):
+            if name == "eos_token_id":
+                return 0
+            raise AttributeError(name)
+
+    assert isinstance(load_tokenizer(Asked()), HuggingFaceTokenizer)
+
+
 def test_an_object_with_the_methods_is_taken_as_it_is(tmp_path):
     symbols = SymbolTokenizer("ab")
     assert load_tokenizer(symbols) is symbols

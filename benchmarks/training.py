@@ -26,6 +26,8 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -57,6 +59,8 @@ class Arguments:
     """`cpu` or `cuda`; memory is that of the device."""
     json: Path | None = None
     """Write all figures to this file as well."""
+    figure: Path | None = None
+    """Draw `growth` to this file."""
 
 
 def main() -> None:
@@ -82,6 +86,8 @@ def main() -> None:
             if part in arguments.parts:
                 figures[part] = measure(runner, arguments)
                 show(figures[part], figures, console)
+    if arguments.figure and "growth" in figures:
+        draw_growth(figures["growth"], arguments.figure)
     if "start" in arguments.parts:
         figures["start"] = start_times(1 if arguments.short else 5)
         _show_start(figures["start"], console)
@@ -273,6 +279,26 @@ def _show_growth(results: dict[str, Any], _: dict[str, Any], console: Console) -
                 name, str(size), f"{took:.2f}", f"{took / size:.4f}", f"{peak_mb([run]):,.0f}"
             )
     console.print(table)
+
+
+def draw_growth(results: dict[str, dict[int, Measured]], path: Path) -> None:
+    """Draw seconds of an iteration, and memory, over what grows; dashed: in proportion."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    titles = {"batch": "episodes", "agents": "agents", "new_tokens": "tokens of a response"}
+    *panels, memory = figure.subplots(1, len(results) + 1)
+    for axes, (name, runs) in zip(panels, results.items(), strict=True):
+        sizes, times = [*runs], [seconds([run]) for run in runs.values()]
+        axes.plot(sizes, times, "o-")
+        axes.plot(sizes, [times[0] * size / sizes[0] for size in sizes], "k--", linewidth=0.8)
+        axes.set(xlabel=titles[name], ylabel="seconds of an iteration", ylim=(0, None))
+    sizes = [*results["batch"]]
+    memory.plot(sizes, [peak_mb([run]) for run in results["batch"].values()], "o-")
+    memory.set(xlabel=titles["batch"], ylabel="peak MB of the process", ylim=(0, None))
+    for axes in (*panels, memory):
+        axes.set_xlim(0, None)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
 
 
 def _show_start(figures: dict[str, float], console: Console) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from agents.config import TrainConfig
 from agents.trainer import Trainer, train
-from benchmarks import oracle, shapes
+from benchmarks import oracle, shapes, training
 from benchmarks.plain import PlainConfig, PlainPolicy
 from benchmarks.shapes import SHAPES, work, write_model
 from cory_env import registry
@@ -172,3 +172,10 @@ def test_pairs_are_scored_exactly_under_the_curve(toy_config, tmp_path, monkeypa
         assert row["combined"] < row["optimum"] <= row["bound"] + 1e-9
         assert 0 < row["share"] < 1
     assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_is_drawn(tmp_path):
+    run = {"rows": [{"seconds": 1.0}], "peak_mb": 100.0}
+    grown = {name: {1: run, 2: run} for name in ("batch", "agents", "new_tokens")}
+    training.draw_growth(grown, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

@@ -13,6 +13,15 @@ def imdb() -> dict[str, Any]:
     return {"task": "imdb"}
 
 
+def imdb_individual() -> dict[str, Any]:
+    """`imdb` where each policy earns its own reward only, reads its partner, and exchanges roles.
+
+    The pair that came closest to single-agent PPO: to a policy that will be used alone, its
+    partner's reward is noise (docs/results.md).
+    """
+    return {"task": "imdb", "reward_sharing": "individual"}
+
+
 def arithmetic() -> dict[str, Any]:
     """Two embedded models learn to read new words for gains and losses: GSM8K's game at their size.
 
@@ -124,6 +133,7 @@ def paper_gsm8k() -> dict[str, Any]:
 
 PRESETS: dict[str, Preset] = {
     "imdb": imdb,
+    "imdb-individual": imdb_individual,
     "arithmetic": arithmetic,
     "gsm8k": gsm8k,
     "toy": toy,

@@ -32,8 +32,8 @@ from agents.trainer import Trainer
 from agents.yardstick import observer_table, pioneer_table, toy_game
 from cory_env.tasks.toy import ToyTask
 
-PRICES = tuple(float(eta) for eta in np.geomspace(0.01, 1.0, 7))
-"""Of a nat, for the curves."""
+_SMALL_TABLE = 10_000
+"""Queries times responses up to which a price is solved in moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +110,11 @@ def draw(game: Game, pairs: Sequence[Pair], path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     team, single = figure.subplots(1, 2)
-    best = [solve(game, eta) for eta in PRICES]
+    small = game.pioneer_log_probs.size <= _SMALL_TABLE
+    prices = np.geomspace(0.01, 1.0, 25 if small else 7).tolist()
+    best = [solve(game, eta) for eta in prices]
     team.plot([sum(b.kl) for b in best], [sum(b.rewards) for b in best], "k-", label="optimum")
-    lone = [solve_alone(game.pioneer_log_probs, game.pioneer_rewards, eta) for eta in PRICES]
+    lone = [solve_alone(game.pioneer_log_probs, game.pioneer_rewards, eta) for eta in prices]
     single.plot([kl for _, kl in lone], [reward for reward, _ in lone], "k-", label="optimum")
     for index, variant in enumerate(dict.fromkeys(pair.variant for pair in pairs)):
         own = [pair for pair in pairs if pair.variant == variant]

@@ -111,8 +111,13 @@ class LLMPolicy:
         """
         if uniforms is None:
             uniforms = draw_uniforms(len(prompts), max_new_tokens, generator)
+        if len(uniforms) != len(prompts) or uniforms.shape[1] < max_new_tokens:
+            raise ValueError(
+                f"Expected uniforms for {len(prompts)} prompts and {max_new_tokens} tokens, got "
+                f"{tuple(uniforms.shape)}: take those of draw_uniforms."
+            )
         backbone, tokenizer = self.backbone, self.backbone.tokenizer
-        uniforms = uniforms.to(backbone.device)
+        uniforms = uniforms[:, :max_new_tokens].to(backbone.device)
         given_ids, given_mask = self.encode(prompts, max_new_tokens)
         decode = decode_recorded if can_record(backbone, max_new_tokens) else decode_stepwise
         pick = self._pick(greedy)

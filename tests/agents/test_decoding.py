@@ -72,3 +72,12 @@ def test_models_with_windows_or_distances_from_the_mask_are_found_out(kind):
 
 def test_nothing_is_recorded_without_a_gpu():
     assert not can_record(model_backbone("llama"), 100)
+
+
+def test_too_little_randomness_is_refused():
+    policy = LLMPolicy(name="llm_0", backbone=model_backbone("llama"))
+    for few in (draw_uniforms(4, 5), draw_uniforms(3, 6)):
+        with pytest.raises(
+            ValueError, match=r"uniforms for 4 prompts and 6 tokens, got \(\d, \d\)"
+        ):
+            policy.generate(PROMPTS, max_new_tokens=6, uniforms=few)

@@ -97,9 +97,9 @@ def connect(url: str, fake: FakeVLLM, tmp_path, *, max_tokens: int = 16, **optio
     )
 
 
-def uniforms(count: int, *, seed: int = 0) -> torch.Tensor:
+def uniforms(count: int, length: int = 3, *, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    return torch.rand(count, length, generator=generator, dtype=torch.float64)
 
 
 def start(config: TrainConfig) -> Trainer:
@@ -307,10 +307,10 @@ def test_any_text_goes_there_and_back_as_the_same_tokens(tmp_path):
         engine = connect(url, fake, tmp_path)
         engine.sync(policy)
         found = engine.generate(
-            policy, prompts, max_new_tokens=6, uniforms=uniforms(3), greedy=True
+            policy, prompts, max_new_tokens=6, uniforms=uniforms(3, 6), greedy=True
         )
     expected = BuiltinEngine().generate(
-        policy, prompts, max_new_tokens=6, uniforms=uniforms(3), greedy=True
+        policy, prompts, max_new_tokens=6, uniforms=uniforms(3, 6), greedy=True
     )
     assert found.texts == expected.texts
     assert torch.equal(found.tokens.response_ids, expected.tokens.response_ids)

@@ -50,9 +50,17 @@ def pack(comparison: Path, folder: Path) -> int:
     with tarfile.open(partial, "w:xz", preset=9) as archive:
         for run in runs:
             for name in KEPT:
-                _add(archive, str((run / name).relative_to(comparison)), (run / name).read_bytes())
+                _add(archive, str((run / name).relative_to(comparison)), _content(run / name))
     partial.replace(folder / "runs.tar.xz")
     return len(runs)
+
+
+def _content(path: Path) -> bytes:
+    """Return a file of a run, without the name of its folder: `unpack` gives it another."""
+    content = path.read_bytes()
+    if path.name != "config.json":
+        return content
+    return (json.dumps(json.loads(content) | {"out": ""}, indent=2) + "\n").encode()
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

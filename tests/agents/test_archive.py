@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import pytest
 
 from agents.cli import main
@@ -14,6 +16,10 @@ def test_an_unpacked_comparison_shows_its_table_and_goes_on(tmp_path, capsys):
     assert main([*command, "--seeds", "1", "--out", str(tmp_path / "one")]) == 0
     first = capsys.readouterr().out
     assert pack(tmp_path / "one", tmp_path / "kept") == 2
+    with tarfile.open(tmp_path / "kept" / "runs.tar.xz") as archive:
+        configs = [archive.extractfile(n).read() for n in archive.getnames() if "config" in n]
+    assert len(configs) == 2
+    assert not any(str(tmp_path).encode() in text for text in configs), "a path of this machine"
     assert unpack(tmp_path / "kept", tmp_path / "two") == 2
 
     assert main([*command, "--seeds", "1", "--out", str(tmp_path / "two")]) == 0

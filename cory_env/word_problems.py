@@ -67,6 +67,18 @@ DIFFICULTIES = (1, 2, 3)
 _LIMITS = {1: 20, 2: 60, 3: 100}
 
 
+def check_form(difficulty: int, wording: str) -> None:
+    """Check the form of a problem.
+
+    Raises:
+        ValueError: if the difficulty is not one of `DIFFICULTIES`, or there is no such wording.
+    """
+    if difficulty not in DIFFICULTIES:
+        raise ValueError(f"Expected a difficulty in {DIFFICULTIES}, got {difficulty!r}.")
+    if wording not in WORDINGS:
+        raise ValueError(f"Expected a wording in {(*WORDINGS,)}, got {wording!r}.")
+
+
 def word_problem(rng: np.random.Generator, difficulty: int = 2, wording: str = "known") -> Example:
     """Draw one problem with `difficulty` arithmetic steps, told in one of the `WORDINGS`.
 
@@ -77,10 +89,7 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2, wording: str = "
     Raises:
         ValueError: if the difficulty is not one of `DIFFICULTIES`, or there is no such wording.
     """
-    if difficulty not in DIFFICULTIES:
-        raise ValueError(f"Expected a difficulty in {DIFFICULTIES}, got {difficulty!r}.")
-    if wording not in WORDINGS:
-        raise ValueError(f"Expected a wording in {(*WORDINGS,)}, got {wording!r}.")
+    check_form(difficulty, wording)
     gains, losses = WORDINGS[wording]
     limit = _LIMITS[difficulty]
     name, friend = (str(name) for name in rng.choice(list(PRONOUNS), size=2, replace=False))

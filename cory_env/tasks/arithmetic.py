@@ -13,7 +13,7 @@ import numpy as np
 from cory_env.task import QuestionTask
 from cory_env.tasks.problems import read_problems
 from cory_env.types import Example
-from cory_env.word_problems import DIFFICULTIES, WORDINGS, word_problem
+from cory_env.word_problems import check_form, word_problem
 
 GENERATED = ("train", "test")
 REAL = ("addsub", "multiarith", "singleeq", "singleop")
@@ -47,10 +47,7 @@ class ArithmeticTask(QuestionTask):
     ) -> None:
         if split not in (*GENERATED, *REAL):
             raise ValueError(f"Expected a split out of {(*GENERATED, *REAL)}, got {split!r}.")
-        if difficulty not in DIFFICULTIES:
-            raise ValueError(f"Expected a difficulty in {DIFFICULTIES}, got {difficulty!r}.")
-        if wording not in WORDINGS:
-            raise ValueError(f"Expected a wording in {(*WORDINGS,)}, got {wording!r}.")
+        check_form(difficulty, wording)
         self.split = split
         self.difficulty = difficulty
         self.wording = wording

@@ -147,8 +147,9 @@ def test_distributions_take_a_part_of_the_plain_trainers_memory_and_do_not_grow(
     assert plain > 500
     assert ours < plain / 2.5  # 0.30 when written
     # Past 1,024 response tokens, chunks are scored one after the other: twice the batch has twice
-    # the hidden states (16 wide) and not twice the logits (20,000 wide). 1.38 when written.
-    assert grown_mb("full", tmp_path, batch_size=128) < 1.7 * ours
+    # the hidden states (16 wide) and not twice the logits (20,000 wide): 54 to 65 MB more when
+    # written, and 96 without chunks.
+    assert grown_mb("full", tmp_path, batch_size=128) < ours + 80
 
 
 def test_pairs_are_scored_exactly_under_the_curve(toy_config, tmp_path, monkeypatch):

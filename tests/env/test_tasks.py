@@ -296,9 +296,10 @@ def test_new_words_are_new_and_fit(difficulty):
         assert len(prompt) + task.max_new_tokens <= 256
 
 
-def test_arithmetic_names_a_wrong_wording():
+@pytest.mark.parametrize("split", ["train", "addsub"])
+def test_arithmetic_names_a_wrong_wording(split):
     with pytest.raises(ValueError, match=r"wording in \('known', 'new'\), got 'old'"):
-        cory_env.make_task("arithmetic", wording="old")
+        cory_env.make_task("arithmetic", split=split, wording="old")
 
 
 def test_unknown_names_list_the_known_ones():

@@ -145,6 +145,9 @@ class TrainConfig:
     reward. `k2`, `k3`: sampled, in the loss: they restrain a token, but do not charge it for the KL
     of later ones. `detached`: the exact KL as a reward only, as the paper has it; it does not
     restrain the token itself. `auto`: the algorithm's own, `exact` with a critic."""
+    kl_prompt: Literal["own", "solo"] = "own"
+    """What the reference reads that an observer is held to: all that the observer reads, or the
+    query alone, as the observer itself does when it is used without a partner."""
     kl_coef: float = 0.28
     """η, price of one nat; >= 0."""
     kl_target: float = 0.0

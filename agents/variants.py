@@ -31,6 +31,8 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "competitive": {"reward_sharing": "-1"},
     "shared-credit": {"credit": "shared"},
     "value-handover": {"handover": "value"},
+    "solo-kl": {"kl_prompt": "solo"},
+    "individual-solo-kl": {"reward_sharing": "individual", "kl_prompt": "solo"},
     "three": {"observers": 2},
     # The released code: in what its CORY and its baseline differ besides the game ...
     "released-ppo": {**_RELEASED, "algorithm": "ppo", "observers": 0},

@@ -3,6 +3,8 @@
     python -m recipes.language_model train --data DIR/imdb      # an hour or more; resumes by itself
     python -m recipes.language_model evaluate --data DIR/imdb   # bits per byte on the test reviews
     python -m recipes.language_model sample                     # what it writes
+    python -m recipes.language_model train --data DIR/imdb --layers 9 --start agents/assets/model \
+        --tokens 4_000_000 --work build/lm9 --out build/model9  # one of twice the size; not shipped
 
 `train` first learns the tokenizer (byte-level BPE, digits one by one), then the model, and writes
 the transformers folder `agents/assets/model` at the end. Matrices are trained by Muon (Jordan et
@@ -65,6 +67,11 @@ class Train:
     """Training tokens in all."""
     windows: int = 32
     """Windows of 256 tokens in a batch."""
+    layers: int = 4
+    """Of the network."""
+    start: Path | None = None
+    """A finished model with no more layers, which the new one equals at first; None to begin with
+    random weights and a new tokenizer."""
     seed: int = 0
     save_every: int = 100
     """Steps between two checkpoints."""
@@ -152,7 +159,11 @@ def prepare_data(args: Train) -> tuple[PreTrainedTokenizerFast, np.ndarray, np.n
         texts = pretraining_texts(args.data)
         rng = np.random.default_rng(args.seed)
         texts = [texts[i] for i in rng.permutation(len(texts))]
-        tokenizer = train_tokenizer(texts[:30_000])
+        tokenizer = (
+            PreTrainedTokenizerFast.from_pretrained(args.start)
+            if args.start
+            else train_tokenizer(texts[:30_000])
+        )
         tokenizer.save_pretrained(args.work / "tokenizer")
         np.save(caches[0], pack(tokenizer, texts))
         problems = list(islice(word_problems.pretraining_texts(rng), WORD_PROBLEM_TOKENS // 55))
@@ -230,13 +241,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden * grad, (grad_weight * grad).to(grad_hidden.dtype), None, None
 
 
-def build_model(end_of_text: int) -> LlamaForCausalLM:
+def build_model(end_of_text: int, layers: int) -> LlamaForCausalLM:
     """Build the untrained network in float32."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=768,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
@@ -248,6 +259,25 @@ def build_model(end_of_text: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+@torch.no_grad()
+def grow(model: LlamaForCausalLM, start: LlamaForCausalLM) -> None:
+    """Make a deeper model compute what a finished one does.
+
+    The finished layers are spread out evenly; those between them add nothing as long as their last
+    matrices are 0, and learn from there (as in Chen et al. 2016, Net2Net, arXiv 1511.05641).
+    """
+    model.model.embed_tokens.load_state_dict(start.model.embed_tokens.state_dict())
+    model.model.norm.load_state_dict(start.model.norm.state_dict())
+    layers, old = model.model.layers, start.model.layers
+    places = {i * len(layers) // len(old): layer for i, layer in enumerate(old)}
+    for i, layer in enumerate(layers):
+        if i in places:
+            layer.load_state_dict(places[i].state_dict())
+        else:
+            layer.self_attn.o_proj.weight.zero_()  # type: ignore[union-attr, operator]
+            layer.mlp.down_proj.weight.zero_()  # type: ignore[union-attr, operator]
+
+
 def rate_at(step: int, steps: int) -> float:
     """Learning-rate factor in [0, 1]: warm-up, constant, linear to 0 in the last `DECAY_SHARE`."""
     return min(1.0, (step + 1) / 50, (steps - step) / (DECAY_SHARE * steps))
@@ -256,10 +286,12 @@ def rate_at(step: int, steps: int) -> float:
 class Trainer:
     """Float32 master weights, their bf16 copy that computes, and two optimisers."""
 
-    def __init__(self, end_of_text: int, seed: int):
-        torch.manual_seed(seed)
-        self.master = build_model(end_of_text)
-        self.copy = build_model(end_of_text).bfloat16()
+    def __init__(self, end_of_text: int, args: Train):
+        torch.manual_seed(args.seed)
+        self.master = build_model(end_of_text, args.layers)
+        if args.start:
+            grow(self.master, LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32))
+        self.copy = build_model(end_of_text, args.layers).bfloat16()
         self.trunk = torch.compile(self.copy.model)
         matrices = [
             p for name, p in self.master.named_parameters() if p.ndim == 2 and "embed" not in name
@@ -327,7 +359,7 @@ def train(args: Train) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     tokenizer, reviews, problems = prepare_data(args)
     print(f"{len(reviews):,} review tokens, {len(problems):,} word problem tokens", flush=True)
-    trainer = Trainer(tokenizer.eos_token_id, args.seed)  # type: ignore[arg-type]
+    trainer = Trainer(tokenizer.eos_token_id, args)  # type: ignore[arg-type]
     first = trainer.load(args.work)
     per_step = args.windows * CONTEXT
     steps = args.tokens // per_step

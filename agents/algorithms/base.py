@@ -8,6 +8,9 @@ whose gradient has two terms:
 
     ∇J_i = E[Σ_t ∇log π(a_t|s_t) (R_i − η Σ_{t'>t} KL_t')] − η E[Σ_t ∇KL_t].
 
+With `kl_prompt="solo"` the reference of an observer reads another prompt than the observer: s_t is
+then two states, of which π_0 reads the query and the response so far; the gradient is the same.
+
 The first is a policy gradient in which an action pays for the KL of *later* states; the second
 lowers the KL of each visited state directly. They differ in what an action's reward is measured
 against (`baselines`: a critic, other responses of the group, nothing), and in how far one step goes
@@ -121,7 +124,7 @@ class Algorithm(ABC):
         for seat in reversed(range(len(rollout.turns))):
             turn = rollout.turns[seat]
             backbone = self.policies[turn.policy].backbone
-            ref_hidden = response_hidden(backbone, None, turn.tokens)
+            ref_hidden = response_hidden(backbone, None, self._reference_reads(rollout, seat))
             rewards = self._scaled_rewards(
                 turn, turn.rewards_now + self._later(rollout, seat, batches)
             )
@@ -195,6 +198,19 @@ class Algorithm(ABC):
     @property
     def _clip_high(self) -> float:
         return self.config.clip_high or self.config.clip
+
+    def _held_to_solo(self, seat: int) -> bool:
+        """Return whether an agent's reference reads something else than the agent."""
+        return self.config.kl_prompt == "solo" and seat > 0
+
+    def _reference_reads(self, rollout: Rollout, seat: int) -> TokenBatch:
+        """Return the responses of a turn behind the prompt of the reference."""
+        turn = rollout.turns[seat]
+        if not self._held_to_solo(seat):
+            return turn.tokens
+        length = turn.tokens.response_ids.shape[1]
+        ids, mask = self.policies[turn.policy].encode(rollout.turns[0].prompts, length)
+        return replace(turn.tokens, prompt_ids=ids, prompt_mask=mask)
 
     def _later(self, rollout: Rollout, seat: int, batches: Mapping[str, TrainBatch]) -> Tensor:
         """Return (B,) what stands for the rewards that later turns decide."""

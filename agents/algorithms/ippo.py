@@ -92,7 +92,8 @@ class IPPO(Algorithm):
         assert history is not None
         critic, backbone = self.critics[policy], self.policies[policy].backbone
         trunk = critic.trunk_of(policy)
-        if trunk is None and self._reads_its_own_turn(seat):
+        own = self._reads_its_own_turn(seat) and not self._held_to_solo(seat)
+        if trunk is None and own:
             features = ref_hidden.float()
         else:
             features = response_hidden(backbone, trunk, history).float()

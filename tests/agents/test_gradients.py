@@ -44,6 +44,7 @@ class Enumeration:
         sharing: str | float = "collective",
         temperature: float = 1.0,
         length: int = LENGTH,
+        solo: bool = False,
     ):
         self.length = length
         names = tuple(f"llm_{i}" for i in range(agents))
@@ -68,7 +69,17 @@ class Enumeration:
             token_batch(self.backbone, self.prompts[seat], [single[o[seat]] for o in outcomes])
             for seat in range(agents)
         ]
-        self.ref_hidden = [reference_hidden(self.backbone, tokens) for tokens in self.tokens]
+        self.ref_hidden = [
+            reference_hidden(
+                self.backbone,
+                token_batch(
+                    self.backbone,
+                    self.prompts[0 if solo else seat],
+                    [single[o[seat]] for o in outcomes],
+                ),
+            )
+            for seat in range(agents)
+        ]
         self.task_rewards = np.stack([odd_reward(None, texts) for texts in self.texts], axis=1)
 
     def scores(self):
@@ -216,6 +227,15 @@ def test_expected_gradient_is_exact_however_rewards_are_shared(sharing):
     for seat in (0, 1):
         found = game.expected_gradient("mappo", seat, reward_sharing=str(sharing))
         assert relative_error(found, game.exact_gradient(seat)) < 1e-3
+
+
+@pytest.mark.parametrize("kl", ["exact", "k1"])
+@pytest.mark.parametrize("algorithm", ["mappo", "ippo"])
+def test_expected_gradient_is_exact_if_the_observer_is_held_to_the_solo_prompt(algorithm, kl):
+    own, solo = Enumeration(2), Enumeration(2, solo=True)
+    assert relative_error(own.exact_gradient(1), solo.exact_gradient(1)) > 0.02, "no difference"
+    found = solo.expected_gradient(algorithm, 1, kl=kl, kl_prompt="solo")
+    assert relative_error(found, solo.exact_gradient(1)) < 1e-3
 
 
 def test_expected_gradient_is_exact_at_another_temperature():

@@ -59,6 +59,26 @@ def test_only_the_central_critic_sees_the_query_that_is_hidden_from_the_observer
     assert torch.equal(features[0], features[1]) is not sees
 
 
+@pytest.mark.parametrize("algorithm", ["mappo", "ippo"])
+def test_a_reference_that_reads_the_query_alone_changes_the_kl_of_observers_and_nothing_else(
+    toy_config, algorithm
+):
+    trainer, rollout, own = prepared(toy_config(algorithm=algorithm, swap_every=0))
+    trainer.algorithm.config = replace(trainer.config, kl_prompt="solo")
+    solo = trainer.algorithm.prepare(rollout)
+    assert torch.equal(own["llm_0"].kls, solo["llm_0"].kls)
+    assert not torch.allclose(own["llm_1"].kls, solo["llm_1"].kls)
+    for field in ("old_log_probs", "features", "baselines", "entropies"):
+        assert torch.equal(getattr(own["llm_1"], field), getattr(solo["llm_1"], field)), field
+    # The twin: the pioneer's prompts, written before the observer's responses.
+    policy, turn = trainer.policies["llm_1"], rollout.turns[1]
+    ids, mask = policy.encode(rollout.turns[0].prompts, turn.tokens.response_ids.shape[1])
+    read = replace(turn.tokens, prompt_ids=ids, prompt_mask=mask)
+    with torch.no_grad():
+        kls = policy.score(turn.tokens, response_hidden(policy.backbone, None, read)).kls
+    assert torch.equal(solo["llm_1"].kls, kls)
+
+
 def test_advantages_are_whitened_per_role_and_the_kl_term_is_scaled_alike(toy_config):
     trainer, _, batches = prepared(toy_config(swap_every=0))
     batch = batches["llm_0"]

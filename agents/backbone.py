@@ -32,10 +32,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from agents.kernels import speed_up, speed_up_adapters
+from agents.kernels import GrowingLayer, speed_up, speed_up_adapters
 from agents.precision import MasterWeights, cast_parameters
 from agents.sharding import Sharding, whole_tensors
 
@@ -109,7 +110,11 @@ class Backbone(ABC):
 
     def new_cache(self) -> DynamicCache:
         """Return an empty key-value cache, with sliding windows where the model has them."""
-        return DynamicCache(config=self.config)
+        cache = DynamicCache(config=self.config)
+        cache.layers = [
+            GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+        ]
+        return cache
 
     def hidden(
         self,

@@ -9,12 +9,13 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch.nn import functional
 from transformers.activations import FastGELUActivation, NewGELUActivation
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agents import kernels
 from agents.backbone import lora_config, make_backbone
 from agents.functional import entropy, exact_kl, sampling_log_probs
-from agents.kernels import attention, score_tokens, speed_up
+from agents.kernels import GrowingLayer, attention, score_tokens, speed_up
 from agents.policy import LLMPolicy
 from tests.agents.fakes import reference_hidden, token_batch
 from tests.agents.models import make_base, model_backbone
@@ -150,6 +151,29 @@ def test_what_only_the_kernel_knows_goes_to_the_kernel(monkeypatch):
         attention(torch.nn.Module(), query, query, query, None)
     attention(torch.nn.Module(), query.float(), query, query, None)
     assert len(asked) == 4
+
+
+# ---- the cache
+
+
+@pytest.mark.parametrize("value_width", [4, 6])
+def test_a_cache_with_room_holds_what_one_that_is_copied_holds(value_width):
+    ours, theirs = GrowingLayer(), DynamicLayer()
+    moves = set()
+    for step, tokens in enumerate([5, *[1] * 40, 7, *[1] * 90]):
+        new = [normal(2, 3, tokens, width, seed=10 * step + width) for width in (4, value_width)]
+        for found, expected in zip(ours.update(*new), theirs.update(*new), strict=True):
+            assert torch.equal(found, expected)
+        assert ours.get_seq_length() == theirs.get_seq_length()
+        moves.add(ours.keys.data_ptr())
+    assert 2 <= len(moves) <= 4, "it moves seldom"
+
+
+def test_a_backbone_takes_the_cache_with_room_where_the_model_reads_all_keys():
+    for kind, sliding in (("llama", False), ("gemma3", True)):
+        layers = model_backbone(kind).new_cache().layers
+        assert any(isinstance(layer, GrowingLayer) for layer in layers)
+        assert any(isinstance(layer, DynamicSlidingWindowLayer) for layer in layers) is sliding
 
 
 # ---- whole models

@@ -49,6 +49,21 @@ def test_learning_rate_warms_up_holds_and_falls_to_zero():
     assert rates == pytest.approx([0.02, 1, 1, 1, 0.5, 0])
 
 
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_a_deeper_model_begins_as_the_one_that_it_grows_from(layers):
+    torch.manual_seed(0)
+    start, grown = (language_model.build_model(0, count) for count in (2, layers))
+    ids = torch.arange(24).view(2, 12)
+    before = grown(ids).logits
+    language_model.grow(grown, start)
+    expected, found = start(ids).logits, grown(ids).logits
+    assert not torch.allclose(before, expected, atol=1e-2)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)  # they add exact zeros
+    found.square().mean().backward()
+    for layer in grown.model.layers:
+        assert float(layer.mlp.down_proj.weight.grad.abs().max()) > 0, "every layer can learn"
+
+
 class ByteStub:
     """A tokenizer of one token per byte."""
 

@@ -349,7 +349,7 @@ class Trainer:
             for name, parameter in self.master.named_parameters():
                 parameter.copy_(tensors[f"model/{name}"])
         for i, optimizer in enumerate(self.optimizers):
-            restore_optimizer(f"optimizer/{i}", optimizer, tensors)
+            restore_optimizer(f"optimizer/{i}", optimizer, tensors, lambda _, whole: whole)
         self._refresh_copy()
         return int((folder / "step").read_text())
 

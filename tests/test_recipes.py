@@ -64,6 +64,31 @@ def test_a_deeper_model_begins_as_the_one_that_it_grows_from(layers):
         assert float(layer.mlp.down_proj.weight.grad.abs().max()) > 0, "every layer can learn"
 
 
+def test_an_interrupted_training_goes_on_with_its_optimisers(tmp_path):
+    args = language_model.Train(data=tmp_path, layers=1)
+    first, second = (language_model.Trainer(0, args) for _ in range(2))
+    assert second.load(tmp_path) == 0, "there is nothing to take up"
+    generator = torch.Generator().manual_seed(0)
+
+    def step(trainer, gradients):
+        for parameter, gradient in zip(trainer.master.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        for optimizer in trainer.optimizers:
+            optimizer.step()
+
+    gradients = [
+        [torch.randn(p.shape, generator=generator) for p in first.master.parameters()]
+        for _ in range(2)
+    ]
+    step(first, gradients[0])
+    first.save(tmp_path, 1)
+    assert second.load(tmp_path) == 1
+    for trainer in (first, second):
+        step(trainer, gradients[1])
+    for one, other in zip(first.master.parameters(), second.master.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 class ByteStub:
     """A tokenizer of one token per byte."""
 

@@ -165,7 +165,7 @@ def _plain(shape: Shape, model: Path, size: int, device: str) -> Iterator[Row]:
     config = PlainConfig(epochs=shape.epochs)
     policies = []
     for _ in range(2):
-        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         base.to(device)
         head = torch.nn.Linear(base.config.hidden_size, 1, device=device)
         policies.append(
@@ -212,7 +212,7 @@ def _trl(
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # pyright: ignore
 
     _, algorithm, adapter = kind.split("-")
     trainer_class, config_class = {

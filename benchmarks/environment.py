@@ -28,7 +28,7 @@ from rich.table import Table
 
 import cory_env
 from cory_env.tokenization import load_tokenizer
-from cory_env.types import Example, Float64Array, Tokenizer
+from cory_env.types import Example, Float64Array
 
 VOCABULARIES = (4096, 50_257)
 BATCHES = (1, 16, 64, 256, 1024)
@@ -123,9 +123,8 @@ def aec_figures(arguments: Arguments) -> list[Figure]:
         "tictactoe": (tictactoe_v3.env(), first_free_square),
     }
     for size in VOCABULARIES:
-        tokenizer: Tokenizer = WideTokenizer(size)
-        candidates[f"V={size}"] = cory_env.env("imdb", tokenizer=tokenizer), any_of(size)
-    long_prompt = cory_env.env("imdb", tokenizer=tokenizer, max_prompt_tokens=4096)
+        candidates[f"V={size}"] = cory_env.env("imdb", tokenizer=WideTokenizer(size)), any_of(size)
+    long_prompt = cory_env.env("imdb", tokenizer=WideTokenizer(50_257), max_prompt_tokens=4096)
     candidates["V=50257, L=4096"] = long_prompt, any_of(50_257)
     rates: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(arguments.rounds):

@@ -84,7 +84,7 @@ def draw() -> None:
 
 def main() -> None:
     """Run or draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="run an example over seeds")
     runner.add_argument("example", type=Path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def _llama(positions: int) -> LlamaConfig:
 
 def _gpt2(**changes: int) -> GPT2Config:
     """Return a small GPT-2."""
-    values = {"n_layer": 2, "n_head": 2, "n_positions": 64, **changes}
+    values: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_positions": 64, **changes}
     return GPT2Config(**values, bos_token_id=0, eos_token_id=0, pad_token_id=0)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -399,7 +399,7 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Pat
 # ---------------------------------------------------------------- looking at the result
 
 
-def load(folder: Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
+def load(folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
     """Load a finished model for evaluation, in bf16."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     return PreTrainedTokenizerFast.from_pretrained(folder), model.eval()
@@ -414,9 +414,7 @@ def review_windows(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Iter
 
 
 @torch.inference_mode()
-def bits_per_byte(
-    tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM, texts: list[str]
-) -> float:
+def bits_per_byte(tokenizer: PreTrainedTokenizerFast, model: Any, texts: list[str]) -> float:
     """Return the code length of whole reviews, their ends included, in bits per UTF-8 byte."""
     windows = sorted(review_windows(tokenizer, texts), key=len)
     nats = 0.0
@@ -436,9 +434,7 @@ def bits_per_byte(
 
 
 @torch.inference_mode()
-def solved(
-    tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM, difficulty: int, count: int
-) -> float:
+def solved(tokenizer: PreTrainedTokenizerFast, model: Any, difficulty: int, count: int) -> float:
     """Return the share of fresh word problems whose sampled answer ends in the right number."""
     rng = np.random.default_rng(2**32 + difficulty)
     problems = [word_problems.word_problem(rng, difficulty) for _ in range(count)]

@@ -58,6 +58,7 @@ def read_weights(path: Path, config: LlamaConfig) -> Iterator[tuple[str, Tensor]
     """Yield each weight with its name in transformers."""
     width, layers = config.hidden_size, config.num_hidden_layers
     head = width // config.num_attention_heads
+    assert config.num_key_value_heads is not None
     keys = (layers, config.num_key_value_heads * head, width)
     up = (layers, config.intermediate_size, width)
     shapes = {

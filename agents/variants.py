@@ -33,6 +33,7 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "value-handover": {"handover": "value"},
     "solo-kl": {"kl_prompt": "solo"},
     "individual-solo-kl": {"reward_sharing": "individual", "kl_prompt": "solo"},
+    "value-solo-kl": {"handover": "value", "kl_prompt": "solo"},
     "three": {"observers": 2},
     # The released code: in what its CORY and its baseline differ besides the game ...
     "released-ppo": {**_RELEASED, "algorithm": "ppo", "observers": 0},

@@ -16,8 +16,8 @@ def imdb() -> dict[str, Any]:
 def imdb_individual() -> dict[str, Any]:
     """`imdb` where each policy earns its own reward only, reads its partner, and exchanges roles.
 
-    The pair that came closest to single-agent PPO: to a policy that will be used alone, its
-    partner's reward is noise (docs/results.md).
+    The better of the two pairs that are level with single-agent PPO: to a policy that will be used
+    alone, its partner's reward is noise (docs/results.md).
     """
     return {"task": "imdb", "reward_sharing": "individual"}
 

@@ -22,6 +22,15 @@ def imdb_individual() -> dict[str, Any]:
     return {"task": "imdb", "reward_sharing": "individual"}
 
 
+def imdb_handover() -> dict[str, Any]:
+    """`imdb` with shared rewards, the critic's value of what the partner will earn instead of it.
+
+    CORY at its best: level with single-agent PPO, where the sampled reward of the partner costs it
+    a seventh of its combined reward (docs/results.md).
+    """
+    return {"task": "imdb", "handover": "value"}
+
+
 def arithmetic() -> dict[str, Any]:
     """Two embedded models learn to read new words for gains and losses: GSM8K's game at their size.
 
@@ -134,6 +143,7 @@ def paper_gsm8k() -> dict[str, Any]:
 PRESETS: dict[str, Preset] = {
     "imdb": imdb,
     "imdb-individual": imdb_individual,
+    "imdb-handover": imdb_handover,
     "arithmetic": arithmetic,
     "gsm8k": gsm8k,
     "toy": toy,

@@ -26,7 +26,7 @@ def imdb_handover() -> dict[str, Any]:
     """`imdb` with shared rewards, the critic's value of what the partner will earn instead of it.
 
     CORY at its best: level with single-agent PPO, where the sampled reward of the partner costs it
-    a seventh of its combined reward (docs/results.md).
+    an eighth of its combined reward (docs/results.md).
     """
     return {"task": "imdb", "handover": "value"}
 

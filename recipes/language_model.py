@@ -265,7 +265,15 @@ def grow(model: LlamaForCausalLM, start: LlamaForCausalLM) -> None:
 
     The finished layers are spread out evenly; those between them add nothing as long as their last
     matrices are 0, and learn from there (as in Chen et al. 2016, Net2Net, arXiv 1511.05641).
+
+    Raises:
+        ValueError: if it is not as deep.
     """
+    if len(model.model.layers) < len(start.model.layers):
+        raise ValueError(
+            f"Expected at least the {len(start.model.layers)} layers of the start, got "
+            f"{len(model.model.layers)}: pass more --layers."
+        )
     model.model.embed_tokens.load_state_dict(start.model.embed_tokens.state_dict())
     model.model.norm.load_state_dict(start.model.norm.state_dict())
     layers, old = model.model.layers, start.model.layers
@@ -355,7 +363,13 @@ class Trainer:
 
 
 def train(args: Train) -> None:
-    """Train from the last checkpoint to the end and write the model."""
+    """Train from the last checkpoint to the end and write the model.
+
+    Raises:
+        ValueError: if the model would be written over the one that it begins as.
+    """
+    if args.start and args.start.resolve() == args.out.resolve():
+        raise ValueError(f"Expected another folder than {args.start} to write to: pass --out.")
     args.work.mkdir(parents=True, exist_ok=True)
     tokenizer, reviews, problems = prepare_data(args)
     print(f"{len(reviews):,} review tokens, {len(problems):,} word problem tokens", flush=True)

@@ -64,6 +64,15 @@ def test_a_deeper_model_begins_as_the_one_that_it_grows_from(layers):
         assert float(layer.mlp.down_proj.weight.grad.abs().max()) > 0, "every layer can learn"
 
 
+def test_a_model_grows_into_no_smaller_one_and_not_over_itself(tmp_path):
+    small, large = (language_model.build_model(0, count) for count in (1, 2))
+    with pytest.raises(ValueError, match="at least the 2 layers"):
+        language_model.grow(small, large)
+    args = language_model.Train(data=tmp_path, work=tmp_path, start=tmp_path, out=tmp_path / ".")
+    with pytest.raises(ValueError, match="pass --out"):
+        language_model.train(args)
+
+
 def test_an_interrupted_training_goes_on_with_its_optimisers(tmp_path):
     args = language_model.Train(data=tmp_path, layers=1)
     first, second = (language_model.Trainer(0, args) for _ in range(2))

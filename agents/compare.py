@@ -50,11 +50,13 @@ def compare(
     failed = run_jobs(jobs, at_a_time=at_a_time, console=console)
     ended = [job for job in jobs if finished(job)]
     if ended:
-        from agents.findings import write_findings
+        from agents.findings import version_lines, write_findings
         from agents.outcomes import print_summary, read_outcome
 
         outcomes = [read_outcome(job) for job in ended]
         print_summary(outcomes, console)
+        for line in version_lines(ended):
+            console.print(line, highlight=False, soft_wrap=True)
         page = write_findings(ended, outcomes, out)
         console.print(f"The page is {page}.", highlight=False, soft_wrap=True)
     return 1 if failed else 0
@@ -120,9 +122,9 @@ def _report(
     job: Job, failed: bool, done: int, total: int, elapsed_s: float, console: Console
 ) -> None:
     left = wall_time(elapsed_s / done * (total - done))
-    name = " ".join(filter(None, (job.variant, job.setting, f"seed {job.config.seed}")))
     end = f"FAILED, see {job.config.run_folder / 'log.txt'}" if failed else "finished"
-    console.print(f"{done}/{total} {name}: {end}; left {left}", highlight=False, soft_wrap=True)
+    text = f"{done}/{total} {job.name}: {end}; left {left}"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:

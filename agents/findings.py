@@ -15,11 +15,14 @@ from matplotlib.figure import Figure
 from agents.curves import moving_mean, smoothing_window
 from agents.outcomes import Outcome, area_lines, run_mean, summary
 from agents.page import document, escaped
+from agents.provenance import read_provenance, version_name, versions
 from agents.records import MetricRow, number, policy_names, read_metrics, write_atomically
 from agents.variants import Job
 
 _PANELS = {"task_reward": "task reward", "kl": "KL, nats", "combined_reward": "combined reward"}
 _MARKS = "osD^vP*X<>"
+_NAMED = 3
+"""Runs of one version that are named."""
 
 
 def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Path) -> Path:
@@ -38,6 +41,7 @@ def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Pat
             "Task reward against KL, every run, with dots along training; a line joins the means",
         ),
         _picture(folder / "curves.png", "Training: every run, and the mean of a variant"),
+        _items("Code", version_lines(jobs)),
     ]
     write_atomically(folder / "compare.html", document("Comparison", sections))
     return folder / "compare.html"
@@ -62,8 +66,28 @@ def _table(outcomes: Sequence[Outcome]) -> str:
 def _areas(outcomes: Sequence[Outcome]) -> str:
     if len({outcome["setting"] for outcome in outcomes}) < 2:
         return ""
-    items = "".join(f"<li>{escaped(line)}</li>\n" for line in area_lines(outcomes))
-    return f"<h2>Area that the frontier dominates</h2>\n<ul>\n{items}</ul>"
+    return _items("Area that the frontier dominates", area_lines(outcomes))
+
+
+def version_lines(jobs: Sequence[Job]) -> list[str]:
+    """Return which versions of the code made the runs; nothing if it was one."""
+    entries = {job.config.out: read_provenance(job.config.run_folder) for job in jobs}
+    made: dict[tuple[str, ...], list[Job]] = {}
+    for job in jobs:
+        made.setdefault(versions(entries[job.config.out]), []).append(job)
+    if len(made) == 1:
+        return []
+    lines = ["Several versions of the code made these runs:"]
+    for some in made.values():
+        more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+        named = ", ".join(job.name for job in some[:_NAMED])
+        lines.append(f"{version_name(entries[some[0].config.out])}: {named}{more}")
+    return lines
+
+
+def _items(heading: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{escaped(line)}</li>\n" for line in lines)
+    return f"<h2>{heading}</h2>\n<ul>\n{items}</ul>" if items else ""
 
 
 def _picture(path: Path, caption: str) -> str:

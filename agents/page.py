@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from agents.curves import NUM_COLOURS
+from agents.provenance import Entry, read_provenance
 from agents.records import (
     HistogramRow,
     MetricRow,
@@ -48,6 +49,7 @@ class RunFiles:
     samples: list[SampleRow]
     histograms: list[HistogramRow]
     evaluation: dict[str, object]
+    provenance: list[Entry]
 
 
 def read_run(run: Path) -> RunFiles:
@@ -76,6 +78,7 @@ def read_run(run: Path) -> RunFiles:
         samples=read_samples(samples_path) if samples_path.is_file() else [],
         histograms=read_histograms(histograms_path) if histograms_path.is_file() else [],
         evaluation=read_object(evaluation_path) if evaluation_path.is_file() else {},
+        provenance=read_provenance(run),
     )
 
 

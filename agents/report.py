@@ -37,6 +37,7 @@ from agents.page import (
     value_text,
     wall_time,
 )
+from agents.provenance import Entry
 from agents.records import (
     HistogramRow,
     MetricRow,
@@ -105,6 +106,7 @@ def _page(run: RunFiles) -> str:
         _evaluation(run.evaluation, names),
         _texts(run.samples, names),
         _configuration(run.config),
+        _made_by(run.provenance),
     ]
     return document(_title(run.name, run.config), sections)
 
@@ -371,11 +373,20 @@ def _sample(row: SampleRow, when: str) -> str:
 def _configuration(config: Mapping[str, object]) -> str:
     if not config:
         return ""
-    entries = "".join(
-        f"<div><dt>{escaped(key)}</dt><dd>{escaped(value_text(value))}</dd></div>\n"
-        for key, value in config.items()
-    )
     return (
         "<section>\n<details open><summary><h2>Configuration</h2></summary>\n"
-        f'<dl class="configuration">\n{entries}</dl></details>\n</section>'
+        f"{_definitions(config)}</details>\n</section>"
     )
+
+
+def _made_by(entries: Sequence[Entry]) -> str:
+    lists = "".join(_definitions(entry) for entry in entries)
+    return f"<section>\n<h2>Made by</h2>\n{lists}</section>" if lists else ""
+
+
+def _definitions(values: Mapping[str, object]) -> str:
+    entries = "".join(
+        f"<div><dt>{escaped(key)}</dt><dd>{escaped(value_text(value))}</dd></div>\n"
+        for key, value in values.items()
+    )
+    return f'<dl class="configuration">\n{entries}</dl>\n'

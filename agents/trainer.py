@@ -52,6 +52,7 @@ from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
 from agents.metrics import distinct_2
 from agents.policy import LLMPolicy, draw_uniforms
+from agents.provenance import facts, record
 from agents.records import MetricRow, number, write_atomically
 from agents.report import write_report
 from agents.roles import RoleSchedule
@@ -443,6 +444,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     if world.writes:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
+        record(folder, done, facts(pick_device(config.device).type))
     with (
         world.together(),
         closing(trainer.engine),

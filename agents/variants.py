@@ -60,6 +60,11 @@ class Job:
     """The values of the grid, such as `kl_coef=0.1`; empty without one."""
     config: TrainConfig
 
+    @property
+    def name(self) -> str:
+        """What a reader calls it."""
+        return " ".join(filter(None, (self.variant, self.setting, f"seed {self.config.seed}")))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:

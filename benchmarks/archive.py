@@ -3,9 +3,9 @@
     python -m benchmarks.archive pack runs/frontier docs/results/frontier
     python -m benchmarks.archive unpack docs/results/frontier runs/frontier
 
-Of every finished run the configuration, the metrics of all iterations and the evaluation are kept;
-weights and texts are not. An unpacked comparison counts as finished: the same `compare` command
-shows its table again, and with more seeds or variants it goes on.
+Of every finished run the configuration, what made it, the metrics of all iterations and the
+evaluation are kept; weights and texts are not. An unpacked comparison counts as finished: the same
+`compare` command shows its table again, and with more seeds or variants it goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal
 
 import tyro
 
-KEPT = ("config.json", "metrics.jsonl", "evaluation.json")
+KEPT = ("config.json", "provenance.json", "metrics.jsonl", "evaluation.json")
 FIGURES = ("results.json", "plane.png", "curves.png")
 
 
@@ -50,7 +50,8 @@ def pack(comparison: Path, folder: Path) -> int:
     with tarfile.open(partial, "w:xz", preset=9) as archive:
         for run in runs:
             for name in KEPT:
-                _add(archive, str((run / name).relative_to(comparison)), _content(run / name))
+                if (run / name).exists():
+                    _add(archive, str((run / name).relative_to(comparison)), _content(run / name))
     partial.replace(folder / "runs.tar.xz")
     return len(runs)
 

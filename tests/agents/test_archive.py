@@ -30,10 +30,16 @@ def test_an_unpacked_comparison_shows_its_table_and_goes_on(tmp_path, capsys):
     ]
     assert "cory-ippo" in tables[0]
     assert tables[0] == tables[1]
+    assert "versions of the code" not in first + second
     pack(tmp_path / "two", tmp_path / "again")
     assert (tmp_path / "again/results.json").read_text() == (
         tmp_path / "kept/results.json"
     ).read_text()
+
+    (tmp_path / "two/runs/ppo/base/0/provenance.json").unlink()
+    assert main([*command, "--seeds", "1", "--out", str(tmp_path / "two")]) == 0
+    assert "unknown: ppo seed 0\n" in capsys.readouterr().out
+    assert pack(tmp_path / "two", tmp_path / "older") == 2
 
     with pytest.raises(ValueError, match="without runs/"):
         unpack(tmp_path / "kept", tmp_path / "two")

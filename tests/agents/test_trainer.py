@@ -127,7 +127,7 @@ def test_a_run_folder_holds_what_it_should(toy_config, adapter):
         "samples.jsonl",
         "evaluation.json",
         "report.html",
-    } | {"histograms.jsonl"}
+    } | {"histograms.jsonl", "provenance.json"}
     assert names == written | {"checkpoints", "final"}
     assert [row["iteration"] for row in run.metrics] == [0, 1, 2, 3]
     assert {f"llm_{i}/{key}" for i in (0, 1) for key in KEYS} <= run.metrics[0].keys()

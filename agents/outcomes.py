@@ -179,9 +179,10 @@ def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
-    table.add_column("variant", no_wrap=True)
+    # Where the screen is narrow, names take a second line and no figure is cut.
+    table.add_column("variant", overflow="fold")
     settings = len({outcome["setting"] for outcome in outcomes}) > 1
     for heading in ("n", "reward", "KL, nats", "combined", "dist-2", "lost", "p"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -11,10 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from agents.cli import main
 from agents.config import TrainConfig
-from agents.outcomes import Outcome, area_lines, hypervolumes, summary, training_path
+from agents.outcomes import (
+    Outcome,
+    area_lines,
+    hypervolumes,
+    print_summary,
+    summary,
+    training_path,
+)
 from agents.records import read_metrics
 from agents.variants import VARIANTS, Grid, plan
 
@@ -79,6 +87,19 @@ def test_the_summary_by_hand():
     assert second["p"] == 2 / 8  # only all signs and their opposite reach a gap of 3
     assert first["policies"] == 6
     assert summary([*runs[:3], *runs[3:5]])[1]["p"] is None  # a seed is missing
+
+
+def test_no_figure_of_the_table_is_cut_on_a_narrow_screen(capsys):
+    name = "released-cory-unscaled-and-more"
+    runs = [outcome(name, 0, 12.345, 98.7, s) for s in ("kl_coef=0.07", "learning_rate=0.0002")]
+    runs += [outcome(name, 1, 10.345, 88.7, s) for s in ("kl_coef=0.07", "learning_rate=0.0002")]
+    print_summary(runs, Console(width=80))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    squeezed = " ".join(shown.split())
+    assert "variant n reward KL, nats combined dist-2 lost p" in squeezed
+    assert "2 12.35 ±1.00 93.7 ±5.0 -81.36 ±4.00 1.00 0/4" in squeezed
 
 
 def test_areas_by_hand():

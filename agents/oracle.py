@@ -112,19 +112,30 @@ def solve(game: Game, eta: float, *, payer: Payer = "team") -> Solution:
 
 
 def upper_bound(game: Game, eta: float) -> float:
-    """Return the value of a team whose observer sees the query: no team can do better."""
-    if game.hides_query:
-        values = []
-        for q in range(len(game.pioneer_log_probs)):
-            one = Game(
-                pioneer_log_probs=game.pioneer_log_probs[q : q + 1],
-                observer_log_probs=game.observer_log_probs,
-                pioneer_rewards=game.pioneer_rewards[q : q + 1],
-                observer_rewards=game.observer_rewards[q : q + 1],
-            )
-            values.append(solve(one, eta).value)
-        return float(np.mean(values))
-    return solve(game, eta).value
+    """Return the value of a team whose observer sees the query: no team can do better.
+
+    A seat that plays π0 · exp(v / η) earns η log Σ π0 exp(v / η), its KL paid, so that the bound
+    needs neither policies nor sweeps.
+
+    Raises:
+        ValueError: If eta is not positive.
+    """
+    if not eta > 0:
+        raise ValueError(f"Expected eta > 0, got {eta}.")
+    later = _best_value(game.observer_log_probs, game.observer_rewards, eta)
+    return float(_best_value(game.pioneer_log_probs, game.pioneer_rewards + later, eta).mean())
+
+
+def _best_value(log_probs: Floats, rewards: Floats, eta: float) -> Floats:
+    """Return η log Σ π0 exp(r / η) over the last axis of tables that broadcast."""
+    top = rewards.max(axis=-1, keepdims=True)
+    weights = np.exp((rewards - top) / eta)
+    if len(log_probs) == 1 and weights.ndim == 3 and weights.shape[1] == 1:
+        sums = weights[:, 0] @ np.exp(log_probs[0]).T  # without a table of Q · N · M
+    else:
+        sums = (np.exp(log_probs) * weights).sum(axis=-1)
+    # Where all probability lies on responses that earn too little for a double: still a bound.
+    return top[..., 0] + eta * np.log(np.maximum(sums, np.finfo(np.float64).tiny))
 
 
 def solve_alone(log_probs: Floats, rewards: Floats, eta: float) -> tuple[float, float]:

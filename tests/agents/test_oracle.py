@@ -1,6 +1,7 @@
 """The oracle of an enumerable game, against numbers worked out by hand and random policies."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,8 @@ def test_no_random_policy_lies_above_the_frontier():
 def test_eta_must_be_positive(eta):
     with pytest.raises(ValueError, match="eta > 0"):
         solve(hand_game(), eta)
+    with pytest.raises(ValueError, match="eta > 0"):
+        upper_bound(hand_game(), eta)
 
 
 def ascended(game, eta, rng):
@@ -91,6 +94,42 @@ def test_gradient_ascent_climbs_no_higher_and_as_high_where_the_query_is_hidden(
     climbed = max(ascended(game, 0.7, rng) for _ in range(2))
     assert found.value - 1e-3 < climbed <= found.value + 1e-9  # 400 steps end just below
     assert found.value < upper_bound(game, 0.7) - 1e-3  # here it costs not to see the query
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("after_any", [False, True])
+@pytest.mark.parametrize("eta", [0.02, 0.7])
+def test_the_bound_is_what_a_team_earns_whose_observer_sees_each_query(hidden, after_any, eta):
+    game = random_game(np.random.default_rng(3), hidden=hidden)
+    if after_any:  # the observer's reward does not depend on what the pioneer answered
+        game = replace(game, observer_rewards=game.observer_rewards[:, :1])
+    values = []
+    for q in range(2):
+        one = Game(
+            pioneer_log_probs=game.pioneer_log_probs[q : q + 1],
+            observer_log_probs=game.observer_log_probs[0 if hidden else q][None],
+            pioneer_rewards=game.pioneer_rewards[q : q + 1],
+            observer_rewards=game.observer_rewards[q : q + 1],
+        )
+        values.append(solve(one, eta).value)
+    assert upper_bound(game, eta) == pytest.approx(np.mean(values), rel=1e-12)
+
+
+def test_the_bound_by_hand():
+    # After the pioneer's second response the observer earns log((1 + 3) / 2) = log 2 at η 1, else
+    # 0; so the pioneer earns log((1 + 2) / 2).
+    assert upper_bound(hand_game(), 1.0) == pytest.approx(math.log(1.5))
+
+
+def test_the_bound_of_a_response_that_the_reference_cannot_give_is_finite():
+    never = np.array([[0.0, -800.0]])
+    game = Game(
+        pioneer_log_probs=never,
+        observer_log_probs=never[None],
+        pioneer_rewards=np.array([[0.0, 0.0]]),
+        observer_rewards=np.array([[[0.0, 1.0]]]),
+    )
+    assert 0 <= upper_bound(game, 1e-3) < 1
 
 
 def test_an_observer_that_reads_the_query_off_the_answer_loses_nothing():

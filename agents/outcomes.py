@@ -213,12 +213,15 @@ def area_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """Return, for each variant, its areas and a paired test against the first variant's."""
     lines, first = [], ""
     final, early = hypervolumes(outcomes), hypervolumes(outcomes, early=True)
+    # Of rewards between 0 and 1 the areas are small, too.
+    digits = 2 if max(area for areas in early.values() for area in areas) >= 1 else 3
     for variant in final:
         first = first or variant
         parts = []
         for areas, title in ((final, "area of the frontier"), (early, "with early stops")):
-            low, high = bootstrap_interval(areas[variant])
-            text = f"{title} {np.mean(areas[variant]):.2f} [{low:.2f}, {high:.2f}]"
+            values = (np.mean(areas[variant]), *bootstrap_interval(areas[variant]))
+            mean, low, high = (f"{value:.{digits}f}" for value in values)
+            text = f"{title} {mean} [{low}, {high}]"
             if variant != first and len(areas[variant]) == len(areas[first]):
                 text += f" p {sign_flip_p(areas[variant], areas[first]):.3f}"
             parts.append(text)

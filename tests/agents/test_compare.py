@@ -111,6 +111,12 @@ def test_areas_by_hand():
     lines = area_lines([*runs, outcome("a", 1, 1, 1), outcome("b", 1, 0, 4)])
     assert lines[0].startswith("a: area of the frontier 6.50 [6.00, 7.00], with early stops 12.50")
     assert lines[1].endswith("p 0.500"), "two pairs of one sign: two of four patterns"
+    # A mean reward of 1/4 at 1 nat, under a ceiling of 2 nats; nothing better along training.
+    small = [outcome("a", 0, -0.75, 1, "x"), outcome("a", 0, -1, 2, "y")]
+    small = [{**run, "path": []} for run in small]
+    assert area_lines(small) == [
+        "a: area of the frontier 0.250 [0.250, 0.250], with early stops 0.250 [0.250, 0.250]"
+    ]
 
 
 def test_a_path_is_of_the_pioneer_in_blocks():

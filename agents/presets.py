@@ -86,6 +86,8 @@ def toy() -> dict[str, Any]:
         # The untrained reference is nearly uniform: KL to it is an entropy bonus. Without it both
         # policies settle on one constant answer.
         "kl_coef": 0.03,
+        "save_every": 50,
+        "sample_every": 50,
     }
 
 

@@ -71,17 +71,17 @@ def _areas(outcomes: Sequence[Outcome]) -> str:
 
 def version_lines(jobs: Sequence[Job]) -> list[str]:
     """Return which versions of the code made the runs; nothing if it was one."""
-    entries = {job.config.out: read_provenance(job.config.run_folder) for job in jobs}
     made: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
-        made.setdefault(versions(entries[job.config.out]), []).append(job)
+        made.setdefault(versions(read_provenance(job.config.run_folder)), []).append(job)
     if len(made) == 1:
         return []
     lines = ["Several versions of the code made these runs:"]
     for some in made.values():
         more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
         named = ", ".join(job.name for job in some[:_NAMED])
-        lines.append(f"{version_name(entries[some[0].config.out])}: {named}{more}")
+        name = version_name(read_provenance(some[0].config.run_folder))
+        lines.append(f"{name}: {named}{more}")
     return lines
 
 

@@ -100,8 +100,7 @@ def solve(game: Game, eta: float, *, payer: Payer = "team") -> Solution:
     Raises:
         ValueError: If eta is not positive.
     """
-    if not eta > 0:
-        raise ValueError(f"Expected eta > 0, got {eta}.")
+    _check_price(eta)
     if not game.hides_query:
         observer = _answer_to(game, eta, None)
         return evaluate_policies(game, _lead(game, eta, observer, payer), observer, eta)
@@ -109,6 +108,11 @@ def solve(game: Game, eta: float, *, payer: Payer = "team") -> Solution:
     starts = (game.pioneer_log_probs, selfish)
     ends = [_answer_each_other(game, eta, start, payer) for start in starts]
     return max(ends, key=lambda solution: solution.value)
+
+
+def _check_price(eta: float) -> None:
+    if not eta > 0:
+        raise ValueError(f"Expected eta > 0, got {eta}.")
 
 
 def upper_bound(game: Game, eta: float) -> float:
@@ -120,22 +124,20 @@ def upper_bound(game: Game, eta: float) -> float:
     Raises:
         ValueError: If eta is not positive.
     """
-    if not eta > 0:
-        raise ValueError(f"Expected eta > 0, got {eta}.")
+    _check_price(eta)
     later = _best_value(game.observer_log_probs, game.observer_rewards, eta)
     return float(_best_value(game.pioneer_log_probs, game.pioneer_rewards + later, eta).mean())
 
 
 def _best_value(log_probs: Floats, rewards: Floats, eta: float) -> Floats:
     """Return η log Σ π0 exp(r / η) over the last axis of tables that broadcast."""
-    top = rewards.max(axis=-1, keepdims=True)
-    weights = np.exp((rewards - top) / eta)
-    if len(log_probs) == 1 and weights.ndim == 3 and weights.shape[1] == 1:
-        sums = weights[:, 0] @ np.exp(log_probs[0]).T  # without a table of Q · N · M
-    else:
-        sums = (np.exp(log_probs) * weights).sum(axis=-1)
+    if not (len(log_probs) == 1 and rewards.ndim == 3 and rewards.shape[1] == 1):
+        return eta * _log_normalised(log_probs + rewards / eta)[1]
+    # One product instead of a table of Q · N · M.
+    top = rewards[:, 0].max(axis=-1, keepdims=True)
+    sums = np.exp((rewards[:, 0] - top) / eta) @ np.exp(log_probs[0]).T
     # Where all probability lies on responses that earn too little for a double: still a bound.
-    return top[..., 0] + eta * np.log(np.maximum(sums, np.finfo(np.float64).tiny))
+    return top + eta * np.log(np.maximum(sums, np.finfo(np.float64).tiny))
 
 
 def solve_alone(log_probs: Floats, rewards: Floats, eta: float) -> tuple[float, float]:

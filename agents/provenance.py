@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from agents.records import write_atomically
 
@@ -21,7 +22,7 @@ PROVENANCE = "provenance.json"
 _ROOT = Path(__file__).parent.parent
 _LIBRARIES = ("torch", "transformers", "peft")
 
-Entry = dict[str, object]
+Entry = dict[str, Any]
 """`first_iteration`, and what `facts` returns."""
 
 
@@ -31,7 +32,7 @@ def facts(device: str) -> Entry:
     Args:
         device: that the run uses.
     """
-    import torch
+    import torch  # late: tables and reports do without
 
     return {
         "sources": sources(_ROOT),
@@ -52,7 +53,7 @@ def record(folder: Path, first_iteration: int, now: Mapping[str, object]) -> Non
         first_iteration: 0, or where it is resumed.
         now: from `facts`.
     """
-    kept = [e for e in read_provenance(folder) if int(str(e["first_iteration"])) < first_iteration]
+    kept = [e for e in read_provenance(folder) if e["first_iteration"] < first_iteration]
     entry = {"first_iteration": first_iteration, **now}
     if not kept or {**kept[-1], "first_iteration": first_iteration} != entry:
         kept.append(entry)
@@ -70,21 +71,31 @@ def read_provenance(folder: Path) -> list[Entry]:
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(int(entry["first_iteration"]), int) for entry in entries):
-            return entries
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise ValueError(f"Expected a list of entries in {path}, got something else: remove that file.")
+    except ValueError:
+        entries = None
+    if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
+        raise ValueError(
+            f"Expected a list of entries in {path}, got something else: remove that file."
+        )
+    return entries
+
+
+def _is_entry(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("first_iteration"), int)
+        and isinstance(value.get("sources"), str)
+    )
 
 
 def versions(entries: Sequence[Entry]) -> tuple[str, ...]:
     """Return the digests of the code that made a run, in order; empty if that is not known."""
-    return tuple(dict.fromkeys(str(entry["sources"]) for entry in entries))
+    return tuple(dict.fromkeys(entry["sources"] for entry in entries))
 
 
 def version_name(entries: Sequence[Entry]) -> str:
     """Return what a reader can find the code by."""
-    first = {str(entry["sources"]): entry for entry in reversed(entries)}
+    first = {entry["sources"]: entry for entry in reversed(entries)}
     names = [str(first[digest].get("commit") or digest) for digest in versions(entries)]
     return " then ".join(names) or "unknown"
 

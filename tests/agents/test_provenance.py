@@ -89,7 +89,13 @@ def test_a_resumption_is_noted_if_something_has_changed(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("content", ["{", "3", '[{"sources": "a"}]', '[{"first_iteration": []}]'])
+NO_ENTRIES = (
+    *("{", "3", "{}", "[3]", '[{"sources": "a"}]', '[{"first_iteration": 0}]'),
+    '[{"first_iteration": "0", "sources": "a"}]',
+)
+
+
+@pytest.mark.parametrize("content", NO_ENTRIES)
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "provenance.json").write_text(content)
     with pytest.raises(ValueError, match=r"list of entries in .*provenance.json"):

@@ -1,4 +1,4 @@
-"""Small models and games that the learner's tests play."""
+"""What the learner's tests play with: small models, games, and command lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from agents.backbone import Backbone, make_backbone
+from agents.config import TrainConfig
 from agents.policy import response_hidden
 from agents.tiny import tiny_model
 from agents.types import TokenBatch
@@ -82,3 +83,19 @@ def odd_reward(examples, responses) -> np.ndarray:
         [sum((i + 1) * np.sin(ord(c)) for i, c in enumerate(text)) for text in responses],
         np.float64,
     )
+
+
+def flags(config: TrainConfig, *names: str) -> list[str]:
+    """Write a configuration, or these fields of it, as flags of `train`.
+
+    All of them by default: what is left out is the preset's, which has other aims than a test.
+    """
+    values = config.to_json()
+    given = []
+    for key in names or [key for key in values if key != "task"]:
+        flag, value = key.replace("_", "-"), values[key]
+        if isinstance(value, bool):
+            given.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            given += [f"--{flag}", str(value)]
+    return given

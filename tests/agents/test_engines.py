@@ -26,7 +26,7 @@ from agents.tiny import tiny_model
 from agents.trainer import Trainer, train
 from cory_env import make_task
 from tests.agents.fake_vllm import FakeVLLM, Refusal, serve
-from tests.agents.fakes import reference_hidden
+from tests.agents.fakes import flags, reference_hidden
 
 QUIET = Console(quiet=True)
 PROMPTS = ["abc>", "=", "ba,cab=", "hg>"]
@@ -472,16 +472,6 @@ def test_an_api_key_is_sent_and_not_stored(server_config, fake, monkeypatch):
 
 
 # --- a run ----------------------------------------------------------------------------------------
-
-
-def flags(config: TrainConfig, *names: str) -> list[str]:
-    values = config.to_json()
-    chosen = names or (
-        *("model", "adapter", "lora_rank", "dtype", "iterations", "batch_size", "minibatch_size"),
-        *("epochs", "evaluation_queries", "engine", "engine_url", "temperature", "out"),
-        *("kl_coef", "swap_every", "save_every", "sample_every", "learning_rate"),
-    )
-    return [part for n in chosen for part in (f"--{n.replace('_', '-')}", str(values[n]))]
 
 
 def fails(capsys, argv: list[str], *parts: str) -> None:

@@ -20,6 +20,7 @@ from agents.config import TrainConfig
 from agents.records import read_metrics
 from agents.trainer import Trainer, train
 from agents.world import World
+from tests.agents.fakes import flags
 from tests.agents.world_worker import learn
 
 ROOT = Path(__file__).parents[2]
@@ -81,17 +82,6 @@ def test_processes_that_cannot_share_equally_are_refused(toy_config):
         Trainer(toy_config(), World(0, 3))
     with pytest.raises(ValueError, match="groups of 8 equally"):
         Trainer(toy_config(algorithm="grpo"), World(0, 2))
-
-
-def flags(config: TrainConfig) -> list[str]:
-    given = []
-    for key, value in config.to_json().items():
-        name = key.replace("_", "-")
-        if isinstance(value, bool):
-            given.append(f"--{name}" if value else f"--no-{name}")
-        elif key != "task":
-            given += [f"--{name}", str(value)]
-    return given
 
 
 @pytest.mark.slow

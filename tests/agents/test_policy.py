@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import cory_env
@@ -82,6 +85,45 @@ def test_scoring_in_chunks_gives_the_same_scores_and_gradients(monkeypatch):
     monkeypatch.setattr(policy_module, "CHUNK_TOKENS", 3)
     for expected, found in zip(whole, run(), strict=True):
         torch.testing.assert_close(found, expected, atol=FLOAT32, rtol=1e-4)
+
+
+def most_bytes(function) -> int:
+    """Return the most that tensors took at one time while it ran, beyond what was there before.
+
+    PyTorch's own count of what it allocates and frees: the same in every run, unlike the resident
+    set, in which it shows how the C library places them.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+def test_memory_for_distributions_does_not_grow_with_the_batch(monkeypatch):
+    _, tokenizer = tiny_model(ToyTask(length=2, symbols=2), seed=0)
+    wide = GPT2Config(vocab_size=20_000, n_positions=32, n_embd=8, n_layer=1, n_head=1)
+    backbone = FullBackbone(
+        GPT2LMHeadModel(wide), tokenizer, ["llm_0"], dtype=torch.float32, device=torch.device("cpu")
+    )
+    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    monkeypatch.setattr(policy_module, "CHUNK_TOKENS", 32)
+    chunk = 32 * 20_000 * 4
+
+    def peak(batch: int) -> int:
+        tokens = token_batch(backbone, ["ab>"] * batch, [[1, 2, 1, 2]] * batch)
+        hidden = reference_hidden(backbone, tokens)
+
+        def learn() -> None:
+            policy.score(tokens, hidden).kls.sum().backward()
+
+        learn()  # gradients are there from now on
+        return most_bytes(learn)
+
+    small, large = peak(16), peak(64)
+    assert small > 2 * chunk, "logits of a chunk, theirs and the reference's, were not counted"
+    # 192 tokens more: their logits would be 6 chunks, once or more; their hidden states are 8 wide.
+    assert large - small < chunk / 4
 
 
 def test_masked_places_are_zero_and_kl_to_itself_is_zero():

@@ -265,7 +265,7 @@ class _ScoreTokens(torch.autograd.Function):
         ctx: Any, logits: Tensor, ref_logits: Tensor, ids: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         columns = torch.empty(4, len(ids), device=logits.device)
-        for rows in _blocks(logits):
+        for rows in row_blocks(logits):
             log_probs = _log_probs(logits[rows], temperature)
             ref_log_probs = _log_probs(ref_logits[rows], temperature)
             chosen = ids[rows, None]
@@ -287,7 +287,7 @@ class _ScoreTokens(torch.autograd.Function):
         logits, ref_logits, ids, entropies, kls = ctx.saved_tensors
         constants = -(log_prob_grads + entropy_grads * entropies + kl_grads * kls)
         grads = torch.empty_like(logits)
-        for rows in _blocks(logits):
+        for rows in row_blocks(logits):
             log_probs = _log_probs(logits[rows], ctx.temperature)
             probs = log_probs.exp()
             gaps = _log_probs(ref_logits[rows], ctx.temperature).neg_().add_(log_probs)
@@ -299,7 +299,8 @@ class _ScoreTokens(torch.autograd.Function):
         return grads, None, None, None
 
 
-def _blocks(logits: Tensor) -> list[slice]:
+def row_blocks(logits: Tensor) -> list[slice]:
+    """Divide the rows (N, V) so that all passes over a block stay in the cache of a CPU."""
     size = max(1, _BLOCK.get(logits.device.type, _LARGE_BLOCK) // logits.shape[1])
     return [slice(start, start + size) for start in range(0, len(logits), size)]
 

@@ -15,7 +15,7 @@ from agents.backbone import Backbone, token_positions
 from agents.chat import prompt_ids
 from agents.decoding import Pick, can_record, decode_recorded, decode_stepwise
 from agents.functional import entropy, exact_kl, sampling_log_probs
-from agents.kernels import score_tokens
+from agents.kernels import row_blocks, score_tokens
 from agents.types import Generation, TokenBatch
 
 CHUNK_TOKENS = 1024
@@ -173,9 +173,13 @@ class LLMPolicy:
 
     def _pick(self, greedy: bool) -> Pick:
         def pick(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-            log_probs = self._log_softmax(logits)
-            tokens = log_probs.argmax(-1) if greedy else draw(log_probs, uniforms)
-            return tokens, log_probs.gather(-1, tokens[:, None])[:, 0]
+            tokens = logits.new_empty(len(logits), dtype=torch.long)
+            chosen = logits.new_empty(len(logits), dtype=torch.float32)
+            for rows in row_blocks(logits):
+                log_probs = self._log_softmax(logits[rows])
+                tokens[rows] = log_probs.argmax(-1) if greedy else draw(log_probs, uniforms[rows])
+                chosen[rows] = log_probs.gather(-1, tokens[rows, None])[:, 0]
+            return tokens, chosen
 
         return pick
 
@@ -255,7 +259,7 @@ def draw(log_probs: Tensor, uniforms: Tensor) -> Tensor:
 
     Float64: in float32 the sum over a large vocabulary would cut its rarest tokens off.
     """
-    sums = log_probs.double().exp().cumsum(-1)
+    sums = log_probs.double().exp_().cumsum_(-1)
     totals = sums[:, -1:]
     # Below the total even after rounding, or a token of probability 0 could come out at the end.
     places = torch.minimum(uniforms[:, None] * totals, totals.nextafter(totals * 0))

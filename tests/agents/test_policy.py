@@ -10,9 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import cory_env
+from agents import kernels
 from agents import policy as policy_module
 from agents.backbone import FullBackbone
-from agents.policy import LLMPolicy, draw, penalized, response_hidden
+from agents.policy import LLMPolicy, draw, draw_uniforms, penalized, response_hidden
 from agents.tiny import tiny_model
 from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import every_response, reference_hidden, tiny_backbone, token_batch
@@ -100,19 +101,25 @@ def most_bytes(function) -> int:
     return max(itertools.accumulate(event.nbytes() for event in events))
 
 
-def test_memory_for_distributions_does_not_grow_with_the_batch(monkeypatch):
+def wide_policy(**options) -> LLMPolicy:
+    """A policy of 8 numbers a token that chooses among 20,000: distributions are all there is."""
     _, tokenizer = tiny_model(ToyTask(length=2, symbols=2), seed=0)
     wide = GPT2Config(vocab_size=20_000, n_positions=32, n_embd=8, n_layer=1, n_head=1)
+    base = GPT2LMHeadModel(wide)
     backbone = FullBackbone(
-        GPT2LMHeadModel(wide), tokenizer, ["llm_0"], dtype=torch.float32, device=torch.device("cpu")
+        base, tokenizer, ["llm_0"], dtype=torch.float32, device=torch.device("cpu")
     )
-    policy = LLMPolicy(name="llm_0", backbone=backbone)
+    return LLMPolicy(name="llm_0", backbone=backbone, **options)
+
+
+def test_memory_for_scores_does_not_grow_with_the_batch(monkeypatch):
+    policy = wide_policy()
     monkeypatch.setattr(policy_module, "CHUNK_TOKENS", 32)
     chunk = 32 * 20_000 * 4
 
     def peak(batch: int) -> int:
-        tokens = token_batch(backbone, ["ab>"] * batch, [[1, 2, 1, 2]] * batch)
-        hidden = reference_hidden(backbone, tokens)
+        tokens = token_batch(policy.backbone, ["ab>"] * batch, [[1, 2, 1, 2]] * batch)
+        hidden = reference_hidden(policy.backbone, tokens)
 
         def learn() -> None:
             policy.score(tokens, hidden).kls.sum().backward()
@@ -124,6 +131,35 @@ def test_memory_for_distributions_does_not_grow_with_the_batch(monkeypatch):
     assert small > 2 * chunk, "logits of a chunk, theirs and the reference's, were not counted"
     # 192 tokens more: their logits would be 6 chunks, once or more; their hidden states are 8 wide.
     assert large - small < chunk / 4
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_sampling_takes_the_logits_of_a_token_and_little_more(top_p):
+    policy = wide_policy(top_p=top_p)
+
+    def peak(batch: int) -> int:
+        return most_bytes(lambda: policy.generate(["ab>"] * batch, max_new_tokens=3))
+
+    more = 128 * 20_000 * 4
+    # 6 times as much where the distributions of all rows are made at once, in float64 as well.
+    assert more <= peak(256) - peak(128) < 1.2 * more
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_p": 0.8}])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_sampling_in_blocks_gives_the_same_tokens_and_log_probs(monkeypatch, options, greedy):
+    policy = LLMPolicy(name="llm_0", backbone=tiny_backbone(moved=0.5), **options)
+    uniforms = draw_uniforms(32, 2, torch.Generator().manual_seed(0))
+
+    def sample():
+        sampled = {"uniforms": uniforms, "greedy": greedy}
+        return policy.generate(PROMPTS * 8, max_new_tokens=2, **sampled).tokens
+
+    whole = sample()
+    monkeypatch.setattr(kernels, "_BLOCK", {"cpu": 20})  # three rows of six, and two at the end
+    blocks = sample()
+    assert torch.equal(blocks.response_ids, whole.response_ids)
+    assert torch.equal(blocks.sampled_log_probs, whole.sampled_log_probs)
 
 
 def test_masked_places_are_zero_and_kl_to_itself_is_zero():
@@ -247,7 +283,7 @@ def test_a_repetition_penalty_moves_the_logits_of_what_was_there_towards_less():
 def test_a_penalty_shapes_what_is_drawn_and_not_what_is_scored():
     backbone = tiny_backbone(moved=0.5)
     policy = LLMPolicy(name="llm_0", backbone=backbone)
-    uniforms = policy_module.draw_uniforms(4, 2, torch.Generator().manual_seed(0))
+    uniforms = draw_uniforms(4, 2, torch.Generator().manual_seed(0))
     _, plain = policy.generate(PROMPTS, max_new_tokens=2, uniforms=uniforms)
     _, tokens = policy.generate(
         PROMPTS, max_new_tokens=2, uniforms=uniforms, repetition_penalty=3.0

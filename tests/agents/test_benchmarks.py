@@ -143,9 +143,8 @@ def test_distributions_take_a_part_of_the_plain_trainers_memory(tmp_path):
     """Three tensors of 64 x 34 x 20,000 float32 are 522 MB; ours hold the 10 response tokens."""
     plain, ours = (grown_mb(name, tmp_path) for name in ("plain", "full"))
     assert plain > 500
-    # 0.28 to 0.33 in ten runs: where the C library places what, and so what it can use again,
-    # differs. What the tensors themselves take, tests/agents/test_policy.py counts.
-    assert ours < plain / 2
+    # What our tensors take, tests/agents/test_policy.py counts to the byte; this is the resident set.
+    assert ours < plain / 2.5
 
 
 def test_pairs_are_scored_exactly_under_the_curve(toy_config, tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def test_distributions_take_a_part_of_the_plain_trainers_memory(tmp_path):
     """Three tensors of 64 x 34 x 20,000 float32 are 522 MB; ours hold the 10 response tokens."""
     plain, ours = (grown_mb(name, tmp_path) for name in ("plain", "full"))
     assert plain > 500
-    # What our tensors take, tests/agents/test_policy.py counts to the byte; this is the resident set.
+    # The resident set; what our tensors take, tests/agents/test_policy.py counts to the byte.
     assert ours < plain / 2.5
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 import gymnasium
 from gymnasium import spaces
@@ -14,7 +14,8 @@ from pettingzoo.utils.wrappers import (  # pyright: ignore[reportMissingTypeStub
 )
 
 from cory_env.game import GameState, as_integer
-from cory_env.options import GameOptions, make_rules
+from cory_env.names import unknown_name
+from cory_env.options import GameOptions, check_options, make_rules
 from cory_env.rendering import Screen, transcript
 from cory_env.task import Task
 from cory_env.types import Float64Array, Response
@@ -146,12 +147,12 @@ class raw_env(AECEnv[str, Observation, Action]):
         **options: Unpack[GameOptions],
     ) -> None:
         super().__init__()
-        if action_level not in ("token", "response"):
-            raise ValueError(
-                f"Expected action_level to be 'token' or 'response', got {action_level!r}."
-            )
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"Expected render_mode 'human', 'ansi' or None, got {render_mode!r}.")
+        check_options(options, "action_level", "one_hot", "render_mode")
+        if action_level not in get_args(ActionLevel):
+            raise ValueError(unknown_name("an action_level", get_args(ActionLevel), action_level))
+        modes = self.metadata["render_modes"]
+        if render_mode not in (None, *modes):
+            raise ValueError(unknown_name("a render_mode or None", modes, render_mode))
         self.rules = make_rules(task, **options)
         self.action_level = action_level
         self.render_mode = render_mode

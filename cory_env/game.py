@@ -17,10 +17,12 @@ from typing import Literal, SupportsIndex, cast
 
 import numpy as np
 
+from cory_env.names import unknown_name
 from cory_env.task import Task
 from cory_env.types import Example, Float64Array, Response, Reward, Tokenizer
 
 RewardSharing = Literal["collective", "mean", "individual"] | float
+SHARINGS = ("collective", "mean", "individual")
 
 
 class RewardError(RuntimeError):
@@ -67,15 +69,9 @@ class Rules:
         if self.swap_every is not None:
             expect_count("swap_every", self.swap_every, at_least=1)
         sharing = self.reward_sharing
-        if isinstance(sharing, int | float):
-            known = math.isfinite(sharing)
-        else:
-            known = sharing in ("collective", "mean", "individual")
-        if not known:
-            raise ValueError(
-                "Expected reward_sharing to be 'collective', 'mean', 'individual' or a finite "
-                f"number, got {sharing!r}."
-            )
+        number = isinstance(sharing, int | float)
+        if not (math.isfinite(sharing) if number else sharing in SHARINGS):
+            raise ValueError(unknown_name("a reward_sharing or a finite number", SHARINGS, sharing))
         if not isinstance(self.knowledge_transfer, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(
                 f"Expected knowledge_transfer to be True or False, got {self.knowledge_transfer!r}."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
 from cory_env.game import RewardSharing, Rules
+from cory_env.names import unknown_name
 from cory_env.registry import make_reward, make_task
 from cory_env.task import Task
 from cory_env.tokenization import TransformersTokenizer, load_tokenizer
@@ -26,6 +28,29 @@ class GameOptions(TypedDict, total=False):
     tokenizer: TokenizerSource | None
     max_new_tokens: int | None
     max_prompt_tokens: int | None
+
+
+def check_options(options: Mapping[str, object], *own: str) -> None:
+    """Check the names of the switches that a form of the environment is given.
+
+    Args:
+        options: what is handed on to `make_rules`.
+        own: the arguments of the form itself.
+
+    Raises:
+        TypeError: if there is no such switch; says which one was probably meant.
+    """
+    known = list(GameOptions.__annotations__)
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                unknown_name(
+                    "an argument of the environment",
+                    ["task", *own, *known],
+                    name,
+                    listed="`help(cory_env.raw_env)` lists them",
+                )
+            )
 
 
 def make_rules(

@@ -8,10 +8,12 @@ in the process comes first, so no distribution can replace a built-in task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from importlib import import_module
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from cory_env.names import check_arguments, unknown_name
 from cory_env.rewards.answer import AnswerReward
 from cory_env.rewards.sentiment import SentimentReward
 from cory_env.rewards.toy import MatchReward
@@ -22,21 +24,98 @@ from cory_env.tasks.imdb import ImdbTask
 from cory_env.tasks.toy import ToyTask
 from cory_env.types import Reward
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "arithmetic": ArithmeticTask,
-    "gsm8k": Gsm8kTask,
-    "imdb": ImdbTask,
-    "toy": ToyTask,
-}
-REWARDS: dict[str, Callable[[], Reward]] = {
-    "answer": AnswerReward,
-    "match": MatchReward,
-    "sentiment": SentimentReward,
-}
-
 _Entry = TypeVar("_Entry")
+
+
+class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
+    """Entries of one kind by name.
+
+    Args:
+        kind: what an entry is, such as `task`; the group of its entry points is `cory_env.tasks`.
+        entries: the built-in ones; a text is `module:attribute`, imported when it is asked for.
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, _Entry | str]) -> None:
+        self.kind = kind
+        self._article = "an" if kind[0] in "aeiou" else "a"
+        self._entries: dict[str, Any] = dict(entries)
+
+    def __getitem__(self, name: str) -> _Entry:
+        entry = self._entries[name]
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(":")
+            entry = self._entries[name] = getattr(import_module(module), attribute)
+        return entry
+
+    def __setitem__(self, name: str, entry: _Entry) -> None:
+        self._entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def register(self, name: str, entry: _Entry) -> None:
+        """Add an entry under a new name.
+
+        Raises:
+            ValueError: if the name is taken.
+        """
+        if name in self._entries:
+            raise ValueError(f"Expected a new {self.kind} name, got {name!r}, which is registered.")
+        self[name] = entry
+
+    def known(self) -> list[str]:
+        """Return all names, those of installed distributions included; imports none of them."""
+        return list(dict.fromkeys([*self._entries, *sorted(self._installed().names)]))
+
+    def check(self, name: str) -> None:
+        """Check that there is an entry of a name, without importing it.
+
+        Raises:
+            ValueError: if not; says which name was probably meant.
+        """
+        if name not in self.known():
+            raise ValueError(unknown_name(f"{self._article} {self.kind}", self.known(), name))
+
+    def find(self, name: str) -> _Entry:
+        """Return the entry of a name.
+
+        Raises:
+            ValueError: if there is none, or its distribution is broken.
+        """
+        if name not in self._entries:
+            self.check(name)
+            found = [point for point in self._installed() if point.name == name]
+            if len(found) > 1:
+                raise ValueError(
+                    f"Expected one distribution to bring the {self.kind} {name!r}, got it from "
+                    f"{' and '.join(map(_origin, found))}: uninstall all but one."
+                )
+            entry = _load(self.kind, found[0])
+            # Its module may register the name as well, as it is imported.
+            self._entries.setdefault(name, entry)
+        return self[name]
+
+    def _installed(self) -> EntryPoints:
+        return entry_points(group=f"cory_env.{self.kind}s")
+
+
 _TaskFactory = TypeVar("_TaskFactory", bound=Callable[..., Task])
 _RewardFactory = TypeVar("_RewardFactory", bound=Callable[[], Reward])
+
+TASKS: Registry[Callable[..., Task]] = Registry(
+    "task",
+    {"arithmetic": ArithmeticTask, "gsm8k": Gsm8kTask, "imdb": ImdbTask, "toy": ToyTask},
+)
+REWARDS: Registry[Callable[[], Reward]] = Registry(
+    "reward",
+    {"answer": AnswerReward, "match": MatchReward, "sentiment": SentimentReward},
+)
 
 
 def register_task(name: str) -> Callable[[_TaskFactory], _TaskFactory]:
@@ -47,7 +126,7 @@ def register_task(name: str) -> Callable[[_TaskFactory], _TaskFactory]:
     """
 
     def add(factory: _TaskFactory) -> _TaskFactory:
-        _add(TASKS, "task", name, factory)
+        TASKS.register(name, factory)
         return factory
 
     return add
@@ -61,7 +140,7 @@ def register_reward(name: str) -> Callable[[_RewardFactory], _RewardFactory]:
     """
 
     def add(factory: _RewardFactory) -> _RewardFactory:
-        _add(REWARDS, "reward", name, factory)
+        REWARDS.register(name, factory)
         return factory
 
     return add
@@ -76,9 +155,11 @@ def make_task(name: str, split: str = "train", **options: object) -> Task:
         options: what the task itself takes, such as `length` of `toy`.
 
     Raises:
-        ValueError: if there is no such task, or its distribution is broken.
+        ValueError: if there is no such task or option, or its distribution is broken.
     """
-    return _find(TASKS, "task", name)(split=split, **options)
+    factory = TASKS.find(name)
+    check_arguments(factory, options, f"an option of the task {name}", besides="split")
+    return factory(split=split, **options)
 
 
 def make_reward(name: str) -> Reward:
@@ -87,47 +168,17 @@ def make_reward(name: str) -> Reward:
     Raises:
         ValueError: if there is no such reward, or its distribution is broken.
     """
-    return _find(REWARDS, "reward", name)()
+    return REWARDS.find(name)()
 
 
 def known_tasks() -> list[str]:
     """Return the names of all tasks, those of installed distributions included."""
-    return _known(TASKS, "task")
+    return sorted(TASKS.known())
 
 
 def known_rewards() -> list[str]:
     """Return the names of all rewards, those of installed distributions included."""
-    return _known(REWARDS, "reward")
-
-
-def _known(registry: Mapping[str, object], kind: str) -> list[str]:
-    return sorted({*registry, *_installed(kind).names})
-
-
-def _add(registry: dict[str, _Entry], kind: str, name: str, entry: _Entry) -> None:
-    if name in registry:
-        raise ValueError(f"Expected a new {kind} name, got {name!r}, which is registered.")
-    registry[name] = entry
-
-
-def _find(registry: dict[str, _Entry], kind: str, name: str) -> _Entry:
-    if name not in registry:
-        found = [point for point in _installed(kind) if point.name == name]
-        if not found:
-            raise ValueError(f"Expected a {kind} out of {_known(registry, kind)}, got {name!r}.")
-        if len(found) > 1:
-            raise ValueError(
-                f"Expected one distribution to bring the {kind} {name!r}, got it from "
-                f"{' and '.join(map(_origin, found))}: uninstall all but one."
-            )
-        entry = _load(kind, found[0])
-        # Its module may register the name as well, as it is imported.
-        registry.setdefault(name, entry)
-    return registry[name]
-
-
-def _installed(kind: str) -> EntryPoints:
-    return entry_points(group=f"cory_env.{kind}s")
+    return sorted(REWARDS.known())
 
 
 def _load(kind: str, point: EntryPoint) -> Any:

@@ -152,8 +152,8 @@ def _load(function: str, *args: str, **options: str | None) -> Any:
         datasets = import_module("datasets")
     except ImportError as error:
         raise ImportError(
-            f"Expected the package datasets in order to read {args[-1]}: "
-            'pip install "cory-env[datasets]".'
+            f"Expected the package datasets in order to read {args[-1]!r}, found none: pip install "
+            "datasets, or name a .jsonl or .csv file."
         ) from error
     try:
         return getattr(datasets, function)(*args, **options)

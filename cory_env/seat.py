@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cory_env.aec import raw_env
+from cory_env.names import unknown_name
 from cory_env.options import GameOptions
 from cory_env.task import Task
 from cory_env.views import Action, ActionLevel, Observation
@@ -63,9 +64,7 @@ class gym_env(gymnasium.Env[Observation, Action]):
             task, action_level=action_level, one_hot=one_hot, render_mode=render_mode, **options
         )
         if seat not in self.aec_env.possible_agents:
-            raise ValueError(
-                f"Expected a seat out of {self.aec_env.possible_agents}, got {seat!r}."
-            )
+            raise ValueError(unknown_name("a seat", self.aec_env.possible_agents, seat))
         if partner is not None and not callable(partner):
             raise TypeError(f"Expected partner to be callable or None, got {partner!r}.")
         self.seat = seat

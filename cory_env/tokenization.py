@@ -11,6 +11,7 @@ from json import loads
 from pathlib import Path
 from typing import Protocol, TypeGuard
 
+from cory_env.names import unknown_name
 from cory_env.types import Tokenizer
 
 EMBEDDED = "assets/tokenizer.json"
@@ -172,9 +173,8 @@ def load_tokenizer(source: str | Path | Tokenizer | TransformersTokenizer) -> To
         return FileTokenizer((files("cory_env") / EMBEDDED).read_text(encoding="utf-8"))
     if isinstance(source, str | Path):
         if not Path(source).is_file():
-            raise ValueError(
-                f"Expected 'embedded', 'byte' or the path of a tokenizer.json, got {str(source)!r}."
-            )
+            expected = "a tokenizer or the path of a tokenizer.json"
+            raise ValueError(unknown_name(expected, ("embedded", "byte"), str(source)))
         return FileTokenizer(Path(source).read_text(encoding="utf-8"))
     if _is_of_transformers(source):
         return HuggingFaceTokenizer(source)

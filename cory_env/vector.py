@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from cory_env.game import GameState, expect_count
-from cory_env.options import GameOptions, make_rules
+from cory_env.options import GameOptions, check_options, make_rules
 from cory_env.task import Task
 from cory_env.types import Example, Float64Array, Response
 
@@ -47,6 +47,7 @@ class VectorEnv:
     """
 
     def __init__(self, num_envs: int, task: str | Task, **options: Unpack[GameOptions]) -> None:
+        check_options(options, "num_envs")
         expect_count("num_envs", num_envs, at_least=1)
         self.rules = make_rules(task, **options)
         self.num_envs = num_envs

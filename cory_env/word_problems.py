@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cory_env.names import unknown_name
 from cory_env.types import Example
 
 _PAIRS = "Tom Anna, Sam Maria, Ben Lucy, Omar Joan, Mike Sara, David Linda, Luke Mei, Paul Nina"
@@ -76,7 +77,7 @@ def check_form(difficulty: int, wording: str) -> None:
     if difficulty not in DIFFICULTIES:
         raise ValueError(f"Expected a difficulty in {DIFFICULTIES}, got {difficulty!r}.")
     if wording not in WORDINGS:
-        raise ValueError(f"Expected a wording in {(*WORDINGS,)}, got {wording!r}.")
+        raise ValueError(unknown_name("a wording", WORDINGS, wording))
 
 
 def word_problem(rng: np.random.Generator, difficulty: int = 2, wording: str = "known") -> Example:

@@ -10,6 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
+from cory_env.names import unknown_name
 from cory_env.task import QuestionTask
 from cory_env.tasks.problems import read_problems
 from cory_env.types import Example
@@ -46,7 +47,7 @@ class ArithmeticTask(QuestionTask):
         self, split: str = "train", *, difficulty: int = 2, wording: str = "known"
     ) -> None:
         if split not in (*GENERATED, *REAL):
-            raise ValueError(f"Expected a split out of {(*GENERATED, *REAL)}, got {split!r}.")
+            raise ValueError(unknown_name("a split", (*GENERATED, *REAL), split))
         check_form(difficulty, wording)
         self.split = split
         self.difficulty = difficulty

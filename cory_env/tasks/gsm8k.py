@@ -5,6 +5,7 @@ Prompts are those of the CORY paper: Ma et al. 2024 (arXiv 2410.06101), appendix
 
 from __future__ import annotations
 
+from cory_env.names import unknown_name
 from cory_env.task import QUESTION, QuestionTask
 from cory_env.tasks.problems import read_problems
 
@@ -37,7 +38,7 @@ class Gsm8kTask(QuestionTask):
 
     def __init__(self, split: str = "train", *, longest: int = 0) -> None:
         if split not in SPLITS:
-            raise ValueError(f"Expected a split out of {SPLITS}, got {split!r}.")
+            raise ValueError(unknown_name("a split", SPLITS, split))
         problems = read_problems(f"gsm8k_{split}")
         self.examples = [p for p in problems if not longest or len(p.query) <= longest]
         if not self.examples:

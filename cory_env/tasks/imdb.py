@@ -10,6 +10,7 @@ import gzip
 from collections.abc import Sequence
 from importlib.resources import files
 
+from cory_env.names import unknown_name
 from cory_env.task import Task
 from cory_env.types import Example
 
@@ -33,7 +34,7 @@ class ImdbTask(Task):
 
     def __init__(self, split: str = "train") -> None:
         if split not in SPLITS:
-            raise ValueError(f"Expected a split out of {SPLITS}, got {split!r}.")
+            raise ValueError(unknown_name("a split", SPLITS, split))
         packed = (files("cory_env") / "assets" / f"imdb_{split}.txt.gz").read_bytes()
         lines = gzip.decompress(packed).decode("utf-8").splitlines()
         self.examples = [Example(line) for line in lines]

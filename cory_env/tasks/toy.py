@@ -12,6 +12,7 @@ from string import ascii_lowercase
 
 import numpy as np
 
+from cory_env.names import unknown_name
 from cory_env.task import Task
 from cory_env.tokenization import SymbolTokenizer
 from cory_env.types import Example
@@ -38,7 +39,7 @@ class ToyTask(Task):
 
     def __init__(self, split: str = "train", *, length: int = 3, symbols: int = 8) -> None:
         if split not in SPLITS:
-            raise ValueError(f"Expected a split out of {SPLITS}, got {split!r}.")
+            raise ValueError(unknown_name("a split", SPLITS, split))
         if length < 1:
             raise ValueError(f"Expected a length of at least 1, got {length}.")
         if not 2 <= symbols <= 16:

@@ -437,31 +437,37 @@ def test_a_text_longer_than_the_limit_is_its_beginning(form):
 
 BAD_SWITCHES = [
     ({"task": 3}, TypeError, ("task", "got 3")),
-    ({"task": "imbd"}, ValueError, ("'imdb'", "'toy'", "got 'imbd'")),
-    ({"split": "dev"}, ValueError, ("'train', 'test'", "got 'dev'")),
+    ({"task": "imbd"}, ValueError, ("imdb, toy", "got 'imbd': did you mean imdb?")),
+    ({"split": "dev"}, ValueError, ("train, test", "got 'dev'")),
     ({"observers": -1}, ValueError, ("observers", "at least 0", "got -1")),
     ({"observers": 1.5}, ValueError, ("observers", "got 1.5")),
     ({"observers": True}, ValueError, ("observers", "got True")),
     ({"observers": "2"}, ValueError, ("observers", "got '2'")),
-    ({"reward_sharing": "colective"}, ValueError, ("'collective', 'mean'", "got 'colective'")),
+    (
+        {"reward_sharing": "colective"},
+        ValueError,
+        ("collective, mean", "'colective': did you mean collective?"),
+    ),
     ({"reward_sharing": float("inf")}, ValueError, ("reward_sharing", "finite", "got inf")),
     ({"reward_sharing": None}, ValueError, ("reward_sharing", "got None")),
     ({"swap_every": 0}, ValueError, ("swap_every", "at least 1", "got 0")),
     ({"max_new_tokens": 0}, ValueError, ("max_new_tokens", "at least 1", "got 0")),
     ({"max_prompt_tokens": 0}, ValueError, ("max_prompt_tokens", "at least 1", "got 0")),
-    ({"reward": "best"}, ValueError, ("'match'", "got 'best'")),
+    ({"observer": 2}, TypeError, ("an argument of the environment", "did you mean observers?")),
+    ({"reward": "best"}, ValueError, ("match", "got 'best'")),
     ({"reward": 3}, TypeError, ("reward", "got 3")),
     ({"tokenizer": "gpt5.json"}, ValueError, ("tokenizer.json", "got 'gpt5.json'")),
     ({"tokenizer": 3}, TypeError, ("Tokenizer", "got 3")),
     ({"observer": 2}, TypeError, ("observer",)),
 ]
 AEC_SWITCHES = [
-    ({"action_level": "word"}, ValueError, ("'token' or 'response'", "got 'word'")),
-    ({"render_mode": "rgb_array"}, ValueError, ("'human', 'ansi' or None", "got 'rgb_array'")),
+    ({"action_level": "word"}, ValueError, ("token, response", "got 'word'")),
+    ({"action_levl": "token"}, TypeError, ("of the environment", "did you mean action_level?")),
+    ({"render_mode": "rgb_array"}, ValueError, ("human, ansi", "or None", "got 'rgb_array'")),
 ]
 SEAT_SWITCHES = [
-    ({"seat": "observer_1"}, ValueError, ("['pioneer_0', 'observer_0']", "got 'observer_1'")),
-    ({"seat": None}, ValueError, ("['pioneer_0', 'observer_0']", "got None")),
+    ({"seat": "observer_1"}, ValueError, ("pioneer_0, observer_0", "got 'observer_1'")),
+    ({"seat": None}, ValueError, ("pioneer_0, observer_0", "got None")),
     ({"partner": 3}, TypeError, ("partner", "got 3")),
 ]
 MAKERS = {

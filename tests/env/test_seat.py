@@ -109,7 +109,7 @@ def test_steps_out_of_order_are_refused():
         (
             ("observer_1",),
             ValueError,
-            r"seat out of \['pioneer_0', 'observer_0'\], got 'observer_1'",
+            r"seat \(pioneer_0, observer_0\), got 'observer_1'",
         ),
         (("observer_0", "random"), TypeError, "partner to be callable or None, got 'random'"),
     ],

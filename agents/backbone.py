@@ -61,8 +61,11 @@ class Backbone(ABC):
         self.base = base
         self.tokenizer = tokenizer
         self.device = device
+        expect_rows_for_tokens(base, tokenizer)
         self.stop_ids = torch.tensor(_stop_ids(base, tokenizer), device=device)
         """(S,) tokens that end a response; chat models have several."""
+        self.tokenless_ids = torch.tensor(_tokenless_ids(base, tokenizer), device=device)
+        """(K,) int64 rows of the head that stand for no token; they have probability 0."""
         self.sharding = sharding
         self.takes_wide_mask = False
         """Whether a mask of its own for each new token is understood; only asked on a GPU."""
@@ -100,6 +103,11 @@ class Backbone(ABC):
     def quantized(self) -> bool:
         """Return whether the weights of the base are 8 or 4 bits wide."""
         return _is_quantized(self.base)
+
+    @property
+    def rows(self) -> int:
+        """Return how many tokens the model can read: ids are below this."""
+        return _rows(self.base)
 
     @property
     def context(self) -> int:
@@ -148,7 +156,20 @@ class Backbone(ABC):
             ).last_hidden_state
 
     def logits(self, name: str | None, hidden: Tensor) -> Tensor:
-        """Return next-token logits (..., V) for hidden states (..., D)."""
+        """Return next-token logits (..., V) for hidden states (..., D).
+
+        Vocabularies are padded to round numbers: rows without a token get -inf here, the one place
+        that sampling, scoring, KL, entropy and the reference have in common.
+        """
+        logits = self.head_logits(name, hidden)
+        if not len(self.tokenless_ids):
+            return logits
+        # In place where no operation can have kept what it returned for its gradient.
+        fill = logits.index_fill if logits.requires_grad else logits.index_fill_
+        return fill(-1, self.tokenless_ids, -torch.inf)
+
+    def head_logits(self, name: str | None, hidden: Tensor) -> Tensor:
+        """Return what the model's head says (..., V), of rows without a token as well."""
         with self.use_adapter(name) as model:
             dtype = model.get_output_embeddings().weight.dtype
             states = hidden.to(dtype).reshape(1, -1, hidden.shape[-1])
@@ -221,6 +242,36 @@ def _with_states(model: PreTrainedModel, states: Tensor) -> PreTrainedModel:
 def token_positions(mask: Tensor) -> Tensor:
     """Positions (B, L) of tokens in their own text, for a mask (B, L) with padding on the left."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def expect_rows_for_tokens(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a model has a row for the tokens that its tokenizer puts around every text.
+
+    A padding token without one is replaced, in place, by the end token: what is padded is masked.
+
+    Raises:
+        ValueError: if the model cannot read a begin token, or cannot say an end token.
+    """
+    rows = _rows(base)
+    if int(tokenizer.pad_token_id) >= rows:  # type: ignore[arg-type]
+        tokenizer.pad_token = tokenizer.eos_token
+    around: list[int] = tokenizer("")["input_ids"]  # type: ignore[assignment]
+    for i in (tokenizer.eos_token_id, *around):
+        if int(i) >= rows:  # type: ignore[arg-type]
+            raise ValueError(
+                f"Expected a model with a row for each special token of its tokenizer, got {rows} "
+                f"rows and {tokenizer.convert_ids_to_tokens(int(i))!r} with id {i}: "  # type: ignore[arg-type]
+                "resize_token_embeddings(len(tokenizer)) and save the model again."
+            )
+
+
+def _rows(base: PreTrainedModel) -> int:
+    return int(base.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+
+
+def _tokenless_ids(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    with_token = set(tokenizer.get_vocab().values())
+    return [i for i in range(int(base.get_output_embeddings().out_features)) if i not in with_token]  # type: ignore[union-attr]
 
 
 def _stop_ids(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -594,7 +645,7 @@ def check_pieces(backbone: Backbone, tolerance: float) -> None:
         ValueError: if they do not: recurrent models that padding disturbs, positions that cannot be
             given, heads that read more than the last hidden states.
     """
-    ids = torch.arange(1, 7, device=backbone.device)[None] % backbone.config.vocab_size
+    ids = torch.arange(1, 7, device=backbone.device)[None] % backbone.rows
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]], device=backbone.device).bool()
     positions = token_positions(mask)
     padded = torch.cat([ids[:, :2], ids], dim=1)
@@ -608,7 +659,7 @@ def check_pieces(backbone: Backbone, tolerance: float) -> None:
             backbone.hidden(None, padded[:, p], mask[:, : p.stop], positions[:, p], cache)
             for p in parts
         ]
-        found = backbone.logits(None, torch.cat(hidden, dim=1)[:, 2:]).float()
+        found = backbone.head_logits(None, torch.cat(hidden, dim=1)[:, 2:]).float()
     except (TypeError, AttributeError, KeyError, ValueError, AssertionError) as error:
         # bitsandbytes asserts that a processor can multiply matrices of these sizes
         reason = str(error).splitlines()[0]
@@ -635,7 +686,7 @@ def takes_wide_mask(backbone: Backbone, tolerance: float) -> bool:
         backbone: whose reference is run.
         tolerance: largest difference, in shares of the largest hidden state.
     """
-    ids = torch.arange(1, 9, device=backbone.device)[None] % backbone.config.vocab_size
+    ids = torch.arange(1, 9, device=backbone.device)[None] % backbone.rows
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1]], device=backbone.device).bool()
     positions = token_positions(mask)
     itself = torch.eye(8, dtype=torch.bool, device=backbone.device)  # or padding would read nothing

@@ -76,6 +76,8 @@ class LLMPolicy:
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()  # type: ignore[union-attr]
         lengths = mask.sum(1)
         longest = int(lengths.argmax())
+        if int(ids.max()) >= backbone.rows:
+            raise ValueError(_unknown_token(backbone, int(ids.max())))
         if int(lengths[longest]) + max_new_tokens > backbone.context:
             raise ValueError(
                 f"Expected a prompt of at most {backbone.context - max_new_tokens} tokens (context "
@@ -209,6 +211,14 @@ class LLMPolicy:
         log_probs = self._log_softmax(self.backbone.logits(self.name, hidden))
         token = draw(log_probs, draw_uniforms(1, 1, generator)[:, 0].to(log_probs.device))[0]
         return int(token), float(log_probs[0, token])
+
+
+def _unknown_token(backbone: Backbone, token: int) -> str:
+    return (
+        f"Expected prompts of tokens that the model has a row for, {backbone.rows} in all, got "
+        f"{backbone.tokenizer.convert_ids_to_tokens(token)!r} with id {token}: leave it out of the "
+        "query, or resize_token_embeddings(len(tokenizer)) and save the model again."
+    )
 
 
 def _tokens_of(ids: Tensor, mask: Tensor, vocab_size: int) -> Tensor:

@@ -87,7 +87,7 @@ class FileTokenizer:
         if end is None:
             raise ValueError(f"Expected a tokenizer with the token {END_OF_TEXT!r}, found none.")
         self.eos_token_id = end
-        self.vocab_size = self._backend.get_vocab_size()
+        self.vocab_size = max(self._backend.get_vocab().values()) + 1  # ids may have gaps
         parts = loads(json)
         adds_text = str(parts["pre_tokenizer"])
         self._every_token_covers_a_byte = (
@@ -122,7 +122,7 @@ class TransformersTokenizer(Protocol):
     @property
     def eos_token_id(self) -> int | None: ...  # noqa: D102
 
-    def __len__(self) -> int: ...
+    def get_vocab(self) -> dict[str, int]: ...  # noqa: D102
 
     def encode(  # noqa: D102
         self, text: str, *, add_special_tokens: bool, split_special_tokens: bool
@@ -143,7 +143,7 @@ class HuggingFaceTokenizer:
             raise ValueError("Expected a tokenizer with an end token, got eos_token_id None.")
         self.backend = tokenizer
         self.eos_token_id = tokenizer.eos_token_id
-        self.vocab_size = len(tokenizer)
+        self.vocab_size = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         """Return the ids; a prompt gets the special tokens which its model was trained with."""
@@ -188,5 +188,5 @@ def load_tokenizer(source: str | Path | Tokenizer | TransformersTokenizer) -> To
 
 def _is_of_transformers(source: object) -> TypeGuard[TransformersTokenizer]:
     # It answers for some of them in `__getattr__`, where `isinstance` does not look from 3.12 on.
-    names = ("eos_token_id", "encode", "decode", "convert_ids_to_tokens", "__len__")
+    names = ("eos_token_id", "encode", "decode", "convert_ids_to_tokens", "get_vocab")
     return all(hasattr(source, name) for name in names)

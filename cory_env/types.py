@@ -47,7 +47,7 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """V: legal ids are 0 to V - 1."""
+        """V: legal ids are 0 to V - 1; one that has no token says nothing."""
         ...
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agents.backbone import EMBEDDED_MODEL, pick_device, pick_dtype
+from agents.backbone import EMBEDDED_MODEL, Backbone, pick_device, pick_dtype
 from agents.config import TrainConfig
 from agents.engines.base import Engine
 from agents.engines.builtin import BuiltinEngine
@@ -41,14 +41,14 @@ def make_engine(
     if backbone.tokenizer.chat_template:
         longest = backbone.context
     folder = config.run_folder / f"adapters_{rank}"
-    return ENGINES[config.engine](config, min(longest, backbone.context), folder)
+    return ENGINES[config.engine](config, backbone, min(longest, backbone.context), folder)
 
 
-def _builtin(config: TrainConfig, max_tokens: int, folder: Path) -> Engine:
+def _builtin(config: TrainConfig, backbone: Backbone, max_tokens: int, folder: Path) -> Engine:
     return BuiltinEngine(config.repetition_penalty)
 
 
-def _vllm(config: TrainConfig, max_tokens: int, folder: Path) -> Engine:
+def _vllm(config: TrainConfig, backbone: Backbone, max_tokens: int, folder: Path) -> Engine:
     dtype = pick_dtype(config.dtype, pick_device(config.device))
     llm = start_vllm(
         _model(config),
@@ -62,13 +62,14 @@ def _vllm(config: TrainConfig, max_tokens: int, folder: Path) -> Engine:
     return VLLMEngine(llm, folder)
 
 
-def _vllm_server(config: TrainConfig, max_tokens: int, folder: Path) -> Engine:
+def _vllm_server(config: TrainConfig, backbone: Backbone, max_tokens: int, folder: Path) -> Engine:
+    shaped = (config.temperature, config.top_p) != (1.0, 1.0)
     return VLLMServerEngine(
         VLLMClient(config.engine_url),
         model=_model(config),
         folder=folder,
         max_tokens=max_tokens,
-        reshaped=(config.temperature, config.top_p) != (1.0, 1.0),
+        reshaped=shaped or len(backbone.tokenless_ids) > 0,
     )
 
 
@@ -76,7 +77,7 @@ def _model(config: TrainConfig) -> str:
     return str(EMBEDDED_MODEL) if config.model == "embedded" else config.model
 
 
-ENGINES: dict[str, Callable[[TrainConfig, int, Path], Engine]] = {
+ENGINES: dict[str, Callable[[TrainConfig, Backbone, int, Path], Engine]] = {
     "builtin": _builtin,
     "vllm": _vllm,
     "vllm_server": _vllm_server,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from uuid import uuid4
@@ -124,6 +124,17 @@ def row_seeds(uniforms: Tensor) -> list[int]:
     return (uniforms[:, 0].double() * 2**53).long().tolist()
 
 
+def logit_bias(policy: LLMPolicy) -> dict[str, dict[int, float]]:
+    """Return the option that keeps vLLM from rows without a token; empty where there are none.
+
+    vLLM samples them like any other (vllm-project/vllm issue 13175). -100 is the least that its API
+    takes, added before the temperature: such a row keeps a probability below e^(-100 / T) times
+    that of the most probable token.
+    """
+    ids = policy.backbone.tokenless_ids.tolist()
+    return {"logit_bias": dict.fromkeys(ids, -100.0)} if ids else {}
+
+
 def unpadded(ids: Tensor, mask: Tensor) -> list[list[int]]:
     """Return the tokens (B, L) that count, row by row."""
     return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
@@ -150,8 +161,9 @@ def pack(
     """
     backbone = policy.backbone
     ends, pad = backbone.stop_ids.tolist(), backbone.tokenizer.pad_token_id
+    known = set(backbone.tokenizer.get_vocab().values())
     for row in rows:
-        _check(row, ends, int(backbone.config.vocab_size), max_new_tokens)
+        _check(row, ends, known, max_new_tokens)
     width = max(len(row.ids) for row in rows)
     lengths = torch.tensor([len(row.ids) for row in rows])
     ids = [row.ids + [pad] * (width - len(row.ids)) for row in rows]
@@ -166,13 +178,13 @@ def pack(
     return Generated(response_texts(backbone, generation), generation)
 
 
-def _check(row: Sampled, ends: Sequence[int], vocab_size: int, max_new_tokens: int) -> None:
+def _check(row: Sampled, ends: Sequence[int], known: Set[int], max_new_tokens: int) -> None:
     ids, log_probs = row
-    whole = all(isinstance(i, int) and 0 <= i < vocab_size for i in ids)
+    whole = all(isinstance(i, int) and i in known for i in ids)
     if not whole or not 1 <= len(ids) <= max_new_tokens:
         raise EngineError(
-            f"Expected 1 to {max_new_tokens} token ids below {vocab_size} from the engine, got "
-            f"{len(ids)}: {str(ids)[:80]}."
+            f"Expected 1 to {max_new_tokens} token ids, out of those of {len(known)} tokens, from "
+            f"the engine, got {len(ids)}: {str(ids)[:80]}."
         )
     finite = all(isinstance(p, int | float) and math.isfinite(p) for p in log_probs)
     if not finite or len(log_probs) != len(ids):

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from agents.engines.base import AdapterFolder, Sampled, pack, row_seeds, unpadded
+from agents.engines.base import AdapterFolder, Sampled, logit_bias, pack, row_seeds, unpadded
 from agents.errors import EngineError
 from agents.policy import Generated, LLMPolicy
 
@@ -123,6 +123,7 @@ class VLLMEngine:
                 ignore_eos=True,
                 stop_token_ids=policy.backbone.stop_ids.tolist(),
                 detokenize=False,
+                **logit_bias(policy),
             )
             for seed in row_seeds(uniforms)
         ]

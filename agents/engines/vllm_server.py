@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from agents.engines.base import AdapterFolder, pack, row_seeds, unpadded
+from agents.engines.base import AdapterFolder, logit_bias, pack, row_seeds, unpadded
 from agents.engines.client import StatusError, VLLMClient
 from agents.errors import EngineError
 from agents.policy import Generated, LLMPolicy
@@ -40,7 +40,7 @@ class VLLMServerEngine:
             model: the run's base model, a folder or a name on the hub.
             folder: where to write adapters; the server must be able to read it.
             max_tokens: longest prompt and response together.
-            reshaped: whether temperature or top-p change the distribution.
+            reshaped: whether temperature, top-p or a bias change the distribution.
 
         Raises:
             EngineError: if it is not there, has another model, or too short a context; or if it
@@ -71,9 +71,10 @@ class VLLMServerEngine:
         found = float(np.median(self._client.complete([1], **options).log_probs))
         if not abs(found) <= 1e-6:
             raise EngineError(
-                "Expected log-probs of the distribution that is sampled from, which temperature "
-                f"and top_p change, got raw ones ({found:.3f} for the only choice): start the vLLM "
-                "server with --logprobs-mode processed_logprobs."
+                "Expected log-probs of the distribution that is sampled from, which temperature, "
+                "top_p or a padded vocabulary change, got raw ones "
+                f"({found:.3f} for the only choice): start the vLLM server with --logprobs-mode "
+                "processed_logprobs."
             )
 
     def sync(self, policy: LLMPolicy) -> None:
@@ -107,6 +108,7 @@ class VLLMServerEngine:
             top_p=1.0 if greedy else policy.top_p,
             stops=policy.backbone.stop_ids.tolist(),
         )
+        options |= logit_bias(policy)
         if policy.name is None:
             options["model"] = self._served.name
         else:

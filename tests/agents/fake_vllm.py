@@ -27,7 +27,7 @@ FIELDS = {
     "/v1/completions": {
         *("model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),
         *("repetition_penalty", "presence_penalty", "frequency_penalty", "logprobs"),
-        *("ignore_eos", "stop_token_ids", "return_token_ids"),
+        *("ignore_eos", "stop_token_ids", "return_token_ids", "logit_bias"),
     },
     "/v1/load_lora_adapter": {"lora_name", "lora_path", "load_inplace"},
     "/v1/unload_lora_adapter": {"lora_name", "lora_int_id"},
@@ -158,7 +158,7 @@ class FakeVLLM:
             logits = model(torch.tensor([[*prompt, *ids]])).logits[0, -1].float()
             shaped = self._shaped(logits, body)
             if self._option(body, "temperature", 1.0) == 0:
-                token = int(logits.argmax())
+                token = int(shaped.argmax())
             else:
                 token = int(torch.multinomial(shaped.softmax(-1), 1, generator=generator))
             ids.append(token)
@@ -173,7 +173,10 @@ class FakeVLLM:
         return body[name] if name in body else self.generation_config.get(name, default)
 
     def _shaped(self, logits: torch.Tensor, body: dict[str, Any]) -> torch.Tensor:
-        """Apply temperature, top-k and top-p in vLLM's order."""
+        """Apply bias, temperature, top-k and top-p in vLLM's order."""
+        logits = logits.clone()
+        for i, bias in (body.get("logit_bias") or {}).items():
+            logits[int(i)] += max(-100.0, min(100.0, bias))
         shaped = logits / (self._option(body, "temperature", 1.0) or 1.0)
         if top_k := self._option(body, "top_k", 0):
             shaped = shaped.masked_fill(shaped < shaped.topk(top_k).values[-1], -torch.inf)

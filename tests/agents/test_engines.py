@@ -342,7 +342,7 @@ def change_choice(**changes):
         (change_choice(prompt_token_ids=[1]), "Expected the server to read the . tokens"),
         (change_choice(token_ids=[]), "Expected 1 to 3 token ids"),
         (change_choice(token_ids=[1, 1, 1, 1]), "Expected 1 to 3 token ids"),
-        (change_choice(token_ids=[999]), "token ids below"),
+        (change_choice(token_ids=[999]), "out of those of 12 tokens"),
         (change_choice(token_ids=["a"]), "Expected 1 to 3 token ids"),
         (change_choice(token_ids=[1, 1, 1], token_logprobs=[-1.0]), "for each of 3 tokens"),
         (change_choice(token_ids=[1, 1, 1], token_logprobs=[-1.0, None, -1.0]), "finite"),
@@ -562,6 +562,52 @@ def test_raw_log_probs_do_no_harm_at_temperature_one(server_config, fake):
     assert row["llm_0/sampler_gap"] < FLOAT32
 
 
+@pytest.fixture(scope="module")
+def padded_folder(tmp_path_factory) -> str:
+    """Return the folder of a toy model with as many rows without a token as with one."""
+    folder = tmp_path_factory.mktemp("models") / "padded"
+    base, tokenizer = tiny_model(make_task("toy"), seed=0)
+    rows = base.config.vocab_size
+    base.resize_token_embeddings(2 * rows, mean_resizing=False)
+    with torch.no_grad():  # three times as far from 0: most draws would fall on one of them
+        base.lm_head.weight[rows:] = 3 * base.lm_head.weight[:rows]
+    base.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_server_is_kept_from_rows_without_a_token(
+    server_config, fake, padded_folder, temperature
+):
+    fake.__init__(padded_folder)
+    trainer = start(server_config(temperature=temperature, batch_size=32, minibatch_size=32))
+    row = trainer.iterate(0)
+    assert row["llm_0/sampler_gap"] < FLOAT32
+    assert row["llm_1/sampler_gap"] < FLOAT32
+    rows = int(trainer.policies["llm_0"].backbone.config.vocab_size)
+    bias = {str(i): -100.0 for i in range(rows // 2, rows)}
+    probe, *asked = fake.bodies("/v1/completions")  # how log-probs are made, before the run
+    assert "logit_bias" not in probe
+    assert all(body["logit_bias"] == bias for body in asked)
+
+
+def test_raw_log_probs_are_refused_where_rows_are_left_out(
+    capsys, server_config, fake, padded_folder
+):
+    fake.__init__(padded_folder)
+    fake.processed = False
+    fails(capsys, ["train", "toy", *flags(server_config())], "--logprobs-mode processed_logprobs")
+
+
+def test_vllm_in_the_process_is_kept_from_rows_without_a_token(
+    local_config, stand_in, fake, padded_folder
+):
+    fake.__init__(padded_folder)
+    row = start(local_config(batch_size=32, minibatch_size=32)).iterate(0)
+    assert row["llm_0/sampler_gap"] < FLOAT32
+
+
 def test_no_server_is_one_line(capsys, server_config):
     chosen = server_config(engine_url="http://127.0.0.1:9")
     fails(capsys, ["train", "toy", *flags(chosen)], "http://127.0.0.1:9", "refused", "vllm serve")
@@ -683,6 +729,7 @@ class Params:
     max_tokens: int | None = 16
     logprobs: int | None = None
     detokenize: bool = True
+    logit_bias: dict[int, float] | None = None
 
 
 @dataclass

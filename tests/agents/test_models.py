@@ -172,7 +172,9 @@ def test_the_check_sees_a_head_that_does_more(monkeypatch):
     backbone = model_backbone("llama")
     check_pieces(backbone, 1e-3)
     monkeypatch.setattr(
-        type(backbone), "logits", lambda self, name, h: self.base.get_output_embeddings()(h * 1.01)
+        type(backbone),
+        "head_logits",
+        lambda self, name, h: self.base.get_output_embeddings()(h * 1.01),
     )
     with pytest.raises(
         ValueError, match="follow from its last hidden states, got LlamaForCausalLM"

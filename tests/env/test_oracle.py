@@ -67,8 +67,8 @@ class Spelling:
     symbols = ("<begin>", "<end>", "a", "b", " ")
     eos_token_id = 1
 
-    def __len__(self):
-        return len(self.symbols)
+    def get_vocab(self):
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     def encode(self, text, *, add_special_tokens, split_special_tokens):
         ids = [self.symbols.index(letter) for letter in text if letter in self.symbols]

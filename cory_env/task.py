@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from itertools import islice
+from numbers import Integral, Real
 from os import PathLike
+from typing import cast
 
 import numpy as np
 
@@ -82,7 +87,9 @@ class Task:
         Args:
             source: a file, a folder, a name on the hub, or the rows: any mappings by column.
             query: the column of the queries, which are texts.
-            reference: the column of the gold answers, which become texts; None for none.
+            reference: the column of the gold answers, texts or finite numbers; None for none. In
+                nested columns, `answer.number` is the value of `number` in the column `answer`, and
+                `answers.text.0` the first of a list.
             split: of a folder or a name, `train` if None; a file is one split by itself.
             config: of a folder or a name that has several.
             limit: how many rows to read; None for all.
@@ -153,20 +160,57 @@ def _expect_fields(name: str, template: str, *expected: str) -> None:
 def _example(where: str, row: Mapping[str, object], query: str, reference: str | None) -> Example:
     question = _cell(where, row, query)
     if not isinstance(question, str):
-        raise ValueError(f"Expected a text in column {query!r} of {where}, got {question!r}.")
+        raise ValueError(_expected("a text", where, query, question))
+    question = _text(where, query, question)
     if reference is None:
-        return Example(_text(where, query, question))
+        return Example(question)
     gold = _cell(where, row, reference)
-    return Example(_text(where, query, question), reference=_text(where, reference, str(gold)))
+    if not isinstance(gold, str):
+        if (
+            isinstance(gold, bool)
+            or not isinstance(gold, Real | Decimal)
+            or not math.isfinite(gold)
+        ):
+            raise ValueError(_expected("a text or a finite number", where, reference, gold))
+        gold = str(int(gold) if isinstance(gold, Integral) else gold)
+    return Example(question, reference=_text(where, reference, gold))
 
 
 def _cell(where: str, row: Mapping[str, object], column: str) -> object:
-    if row.get(column) is None:
+    found = row.get(column)
+    if found is None:
+        found = _nested(row, column.split("."))
+    if found is None:
         raise ValueError(
             f"Expected a value in column {column!r} of {where}, got none: its columns are "
             f"{list(row)}."
         )
-    return row[column]
+    return found
+
+
+def _nested(value: object, keys: Sequence[str]) -> object:
+    """Return what lies under one key of a mapping or list, the next in there, and so on."""
+    for key in keys:
+        if isinstance(value, Mapping):
+            value = cast("Mapping[str, object]", value).get(key)
+        elif isinstance(value, list | tuple):
+            items = cast("Sequence[object]", value)
+            value = items[int(key)] if key.isdecimal() and int(key) < len(items) else None
+        else:
+            return None
+    return value
+
+
+def _expected(what: str, where: str, column: str, value: object) -> str:
+    keys: Iterable[object] = ()
+    shown = reprlib.repr(value)
+    if isinstance(value, Mapping):
+        keys = cast("Mapping[object, object]", value)
+    elif isinstance(value, list | tuple):
+        keys = range(len(cast("Sequence[object]", value)))
+    inner = [f"{column}.{key}" for key in keys][:5]
+    hint = f": name one of its values, as {inner}" if inner else ""
+    return f"Expected {what} in column {column!r} of {where}, got {shown}{hint}."
 
 
 def _text(where: str, column: str, text: str) -> str:

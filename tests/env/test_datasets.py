@@ -1,10 +1,13 @@
 """`Task.from_dataset`: every kind of source, the prompts, and one clear error per flaw."""
 
+import csv
 import gzip
 import json
 import pickle
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +47,12 @@ def write_table(path, delimiter, end="\n"):
 
 WRITERS = {
     "rows.jsonl": write_jsonl,
+    "rows.ndjson": write_jsonl,
+    "ROWS.JSONL": write_jsonl,
     "rows.jsonl.gz": write_jsonl_gz,
+    "Rows.JsonL.GZ": write_jsonl_gz,
     "rows.csv": lambda path: write_table(path, ","),
+    "ROWS.CSV": lambda path: write_table(path, ","),
     "rows.tsv": lambda path: write_table(path, "\t", "\r\n"),
 }
 
@@ -107,15 +114,132 @@ def test_text_files_are_read_without_the_package(path):
 
 
 def test_rows_can_be_mappings_and_columns_have_any_name():
-    rows = [{"problem": "1 + 1?", "solution": {"steps": ["1 + 1"], "final": 2}, "id": None}]
+    rows = [{"problem": "1 + 1?", "solution": 2, "id": None}]
     task = cory_env.Task.from_dataset(iter(rows), query="problem", reference="solution")
-    assert task.examples == [Example("1 + 1?", reference="{'steps': ['1 + 1'], 'final': 2}")]
-    for value, text in ((True, "True"), (7, "7"), (0.5, "0.5"), ([1], "[1]")):
-        task = cory_env.Task.from_dataset([{"question": "?", "answer": value}])
-        assert task.examples[0].reference == text
+    assert task.examples == [Example("1 + 1?", reference="2")]
     assert cory_env.Task.from_dataset(rows, query="problem", reference=None).examples == [
         Example("1 + 1?")
     ]
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("7", "7"),
+        (7, "7"),
+        (10**30, "1" + "0" * 30),
+        (0.5, "0.5"),
+        (np.int64(7), "7"),
+        (np.float64(0.5), "0.5"),
+        (Fraction(1, 2), "1/2"),
+        (Decimal("0.50"), "0.50"),
+    ],
+)
+def test_a_gold_answer_is_a_text_or_a_finite_number(gold, text):
+    task = cory_env.Task.from_dataset([{"question": "?", "answer": gold}])
+    assert task.examples == [Example("?", reference=text)]
+
+
+NOT_FINITE = (float("nan"), float("inf"), -float("inf"), np.float64("nan"), Decimal("nan"))
+
+
+@pytest.mark.parametrize(
+    "gold", [True, np.True_, [], ["12"], {}, {"number": 12}, b"7", *NOT_FINITE]
+)
+def test_nothing_else_becomes_a_gold_answer(gold):
+    rows = [{"question": "?", "answer": 7}, {"question": "?", "answer": gold}]
+    message = r"a text or a finite number in column 'answer' of row 1, got "
+    with pytest.raises(ValueError, match=message):
+        cory_env.Task.from_dataset(rows)
+
+
+DROP = {"question": "?", "answer": {"number": "12", "date": {"day": "3", "year": ""}, "spans": []}}
+SQUAD = {"question": "?", "answers": {"text": ["12"], "answer_start": [515]}}
+
+
+@pytest.mark.parametrize(
+    ("row", "reference", "gold"),
+    [
+        (DROP, "answer.number", "12"),
+        (DROP, "answer.date.day", "3"),
+        (SQUAD, "answers.text.0", "12"),
+        (SQUAD, "answers.answer_start.0", "515"),
+        ({**DROP, "answer.number": 7}, "answer.number", "7"),
+    ],
+)
+def test_a_nested_value_is_named_with_points(row, reference, gold):
+    task = cory_env.Task.from_dataset([row], reference=reference)
+    assert task.examples == [Example("?", reference=gold)]
+
+
+@pytest.mark.parametrize(
+    ("row", "reference", "message"),
+    [
+        (
+            DROP,
+            "answer",
+            r"got {'date': .*: name one of its values, as \['answer.number', 'answer.d",
+        ),
+        (DROP, "answer.date", r"'answer.date' of .*line 2, got .*as \['answer.date.day', 'answer"),
+        (DROP, "answer.spans", r"text or a finite number .* got \[\]\.$"),
+        (DROP, "answer.date.year", "a text in column 'answer.date.year' .*, got ''"),
+        (
+            DROP,
+            "answer.nothing",
+            r"a value in column 'answer.nothing' .* got none: its columns are",
+        ),
+        (SQUAD, "answers", r"column 'answers' of .*line 2, got .*as \['answers.text', 'answers.an"),
+        (SQUAD, "answers.text", r"got \['12'\]: name one of its values, as \['answers.text.0'\]"),
+        (SQUAD, "answers.text.1", "a value in column 'answers.text.1'"),
+        (SQUAD, "answers.text.first", "a value in column"),
+        (SQUAD, "question.text", "a value in column"),
+    ],
+)
+def test_a_nested_cell_is_no_text(tmp_path, row, reference, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n" + json.dumps(row))
+    with pytest.raises(ValueError, match=message) as raised:
+        cory_env.Task.from_dataset(path, reference=reference)
+    assert "\n" not in str(raised.value)
+
+
+def test_nested_columns_and_missing_numbers_of_a_loaded_data_set(datasets):
+    rows = datasets.Dataset.from_list(
+        [{"question": "?", "answer": {"number": 12.0, "unit": "eggs"}}]
+    )
+    task = cory_env.Task.from_dataset(rows, reference="answer.number")
+    assert task.examples == [Example("?", reference="12.0")]
+    with pytest.raises(
+        ValueError, match=r"'answer' of row 0, got .*as \['answer.number', 'answer.u"
+    ):
+        cory_env.Task.from_dataset(rows)
+    rows = datasets.Dataset.from_dict({"question": ["?", "?"], "answer": [4.0, float("nan")]})
+    with pytest.raises(ValueError, match="finite number in column 'answer' of row 1, got nan"):
+        cory_env.Task.from_dataset(rows)
+    assert len(cory_env.Task.from_dataset(rows, limit=1).examples) == 1
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_a_cell_is_as_long_as_it_is(tmp_path, name, delimiter):
+    limit = csv.field_size_limit()
+    (tmp_path / name).write_text(f"question{delimiter}answer\n{'a ' * 70_000}{delimiter}4\n")
+    task = cory_env.Task.from_dataset(tmp_path / name)
+    assert task.examples == [Example("a " * 70_000, reference="4")]
+    assert csv.field_size_limit() == limit
+
+
+def test_quotation_marks_of_a_tsv_file_are_those_of_a_csv_file(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('question\tanswer\n"Say ""hi""\tor\nnot"\t4\nA 5" pipe\t5\n')
+    assert cory_env.Task.from_dataset(path).examples == [
+        Example('Say "hi"\tor\nnot', reference="4"),
+        Example('A 5" pipe', reference="5"),
+    ]
+    path.write_text('question\tanswer\nA?\t4\n"Hi" she said\t5\n')
+    with pytest.raises(
+        ValueError, match=r"cells in .*a.tsv, line 3, got .* those within it are dou"
+    ):
+        cory_env.Task.from_dataset(path)
 
 
 def test_prompts_are_questions_with_references_by_default():
@@ -218,6 +342,9 @@ QUESTION = '{"question": "a", "answer": 1}\n'
         ("a.jsonl", '\n{"q": "a"}\n', r"column 'question' of .*line 2, got none.*\['q'\]"),
         ("a.jsonl", '{"question": "a"}\n', "column 'answer' of .*line 1, got none"),
         ("a.jsonl", '{"question": "a", "answer": null}', "column 'answer' of .*line 1, got none"),
+        ("a.jsonl", QUESTION + '{"question": "a", "answer": NaN}', "'answer' of .*line 2, got nan"),
+        ("a.jsonl", '{"question": "a", "answer": -Infinity}', "'answer' of .*line 1, got -inf"),
+        ("a.jsonl", '{"question": "a", "answer": true}', "'answer' of .*line 1, got True"),
         ("a.jsonl", '{"question": "a", "answer": ""}', "text in column 'answer' of .*line 1"),
         ("a.jsonl", '{"question": " ", "answer": 1}', "text in column 'question' of .*, got ' '"),
         ("a.jsonl", '{"question": 5, "answer": 1}', "text in column 'question' of .*, got 5"),
@@ -233,7 +360,7 @@ QUESTION = '{"question": "a", "answer": 1}\n'
         ("a.csv", "question,answer\na,\n", "text in column 'answer' of .*a.csv, line 2"),
         ("a.csv", "query;answer\na;1\n", r"line 2, got none: its columns are \['query;answer'\]"),
         ("a.csv", b"question,answer\n\n\xe9,1\n", r"UTF-8 in .*line 3, got b'\\xe9' in byte 1"),
-        ("a.xlsx", "", r"known kind \(.jsonl, .csv, .*\), got .*a.xlsx"),
+        ("a.xlsx", "", r"known kind \(.jsonl, .ndjson, .csv, .*\), got .*a.xlsx"),
     ],
 )
 def test_a_broken_file_is_named_with_line_and_column(tmp_path, name, content, message):
@@ -243,7 +370,7 @@ def test_a_broken_file_is_named_with_line_and_column(tmp_path, name, content, me
         cory_env.Task.from_dataset(path)
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none.csv.gz", "none.parquet"])
+@pytest.mark.parametrize("name", ["none.jsonl", "none.csv.gz", "none.parquet", "NONE.CSV"])
 def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"got {name}: there is no such file"):

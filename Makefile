@@ -1,5 +1,5 @@
 # The commands of the README, by name.
-.PHONY: install test slow lint docs benchmarks
+.PHONY: install test slow lint docs benchmarks wheels
 
 install:
 	pip install -c constraints.txt -e ".[agents,dev]"
@@ -20,3 +20,7 @@ docs:
 
 benchmarks:
 	python -m benchmarks.environment
+
+wheels:
+	python -m build
+	python -m build distributions/cory-agents --outdir dist

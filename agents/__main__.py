@@ -2,6 +2,11 @@
 
 import sys
 
-from agents.cli import main
+import agents
+
+if "TrainConfig" in getattr(agents, "__all__", ()):
+    from agents.cli import main
+else:  # another distribution has put its package over ours
+    from cory_agents import main  # it says so
 
 sys.exit(main())

@@ -23,12 +23,12 @@ import tyro
 from agents.config import TrainConfig
 from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.presets import PRESETS, preset_values
-from cory_env import RewardError
+from cory_env import RewardError, __version__
 
 if TYPE_CHECKING:
     from agents.policy import LLMPolicy
 
-USAGE = """usage: python -m agents COMMAND …
+USAGE = """usage: {program} COMMAND …
 
   train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields
   compare TASK [--variants …] [--seeds 3] [--FIELD …]    variants side by side: one table, one page
@@ -37,6 +37,7 @@ USAGE = """usage: python -m agents COMMAND …
   merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
   push RUN ORG/NAME [--public]                           upload the policies of a run to the hub
   play TASK [--seat observer_0] [--partner POLICY]       take a seat yourself, a model has the other
+  --version                                              what `cory_env.__version__` says
 """
 
 
@@ -188,8 +189,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "play": _play,
     }
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
+        print(USAGE.format(program=_program()))
         return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"cory-env {__version__}")
+        return 0
     try:
         if argv[0] not in commands:
             raise ValueError(f"Expected a command ({', '.join(commands)}), got {argv[0]!r}.")
@@ -364,11 +368,16 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
+def _program() -> str:
+    """Return how the commands were called: by the command `cory`, or as a module."""
+    return "cory" if Path(sys.argv[0]).stem == "cory" else "python -m agents"
+
+
 def _parse(
     kind: type[Any], argv: list[str], *, prog: str, default: Any = None, unknown: bool = False
 ) -> tuple[Any, list[str]]:
     """Parse flags into a dataclass; raise ValueError with one line where tyro would draw a box."""
-    options: dict[str, Any] = {"prog": f"python -m agents {prog}", "return_unknown_args": True}
+    options: dict[str, Any] = {"prog": f"{_program()} {prog}", "return_unknown_args": True}
     if default is not None:
         options["default"] = default
     drawn = io.StringIO()

@@ -113,8 +113,12 @@ def sources(root: Path) -> str:
 
 
 def _commit(root: Path) -> str | None:
-    """Return the commit of a checkout, marked if the packages differ from it; None elsewhere."""
+    """Return the commit of a checkout, marked if the packages differ from it; None elsewhere.
+
+    A folder of installed packages may lie inside somebody's repository, which does not track them.
+    """
     try:
+        _git(root, "ls-files", "--error-unmatch", "agents", "cory_env")
         head = _git(root, "rev-parse", "--short=12", "HEAD")
         changed = _git(root, "status", "--porcelain", "--", "agents", "cory_env")
     except (OSError, subprocess.SubprocessError):

@@ -22,6 +22,7 @@ __all__ = [
     "Response",
     "RewardError",
     "Task",
+    "__version__",
     "env",
     "gym_env",
     "make_reward",

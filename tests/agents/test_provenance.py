@@ -63,6 +63,15 @@ def test_a_commit_is_marked_if_a_package_differs_from_it(tree, monkeypatch):
     assert facts("cpu")["commit"] == f"{head} with changes"
 
 
+def test_packages_that_lie_in_somebody_elses_repository_have_no_commit(tree, monkeypatch):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    (tree / ".gitignore").write_text("agents\ncory_env\n")
+    for command in (("init",), ("add", "."), ("commit", "-m", "theirs")):
+        subprocess.run(["git", "-C", str(tree), *who, *command], check=True, capture_output=True)
+    monkeypatch.setattr(provenance, "_ROOT", tree)
+    assert facts("cpu")["commit"] is None
+
+
 def test_facts_are_of_this_process():
     now = facts("cpu")
     assert now["python"] == platform.python_version()

@@ -20,7 +20,6 @@ from cory_env import Example
 from cory_env.registry import REWARDS, TASKS
 from cory_env.tasks.imdb import ImdbTask
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = [
     "--iterations",
     "2",
@@ -219,7 +218,6 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(tmp_path):
     argv = ["train", "toy", "--iterations", "100000", *SMALL[2:], "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "agents", *argv],
-        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -271,7 +269,6 @@ def test_every_field_is_documented_and_every_preset_is_valid():
         TrainConfig(**preset())
     result = subprocess.run(
         [sys.executable, "-m", "agents", "train", "--help"],
-        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

@@ -26,7 +26,6 @@ from agents.outcomes import (
 from agents.records import read_metrics
 from agents.variants import VARIANTS, Grid, plan
 
-ROOT = Path(__file__).parents[2]
 SMALL = (
     *("--iterations", "2", "--batch-size", "8", "--minibatch-size", "8", "--epochs", "1"),
     *("--evaluation-queries", "8", "--sample-every", "9", "--save-every", "1"),
@@ -170,7 +169,7 @@ def test_an_interrupt_saves_every_run_and_a_second_call_goes_on(tmp_path):
     flags = [*SMALL, "--iterations", "400", "--save-every", "1000"]
     command = [sys.executable, "-m", "agents", "compare", "toy", "--variants", "ppo", "--seeds",
                "2", "--jobs", "2", "--out", str(out)]  # fmt: skip
-    process = subprocess.Popen([*command, *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
     rows = [out / f"runs/ppo/base/{seed}/metrics.jsonl" for seed in (0, 1)]
     until = time.monotonic() + 120
     while not all(p.exists() and p.read_text().count("\n") > 2 for p in rows):

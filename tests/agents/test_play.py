@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,8 +22,6 @@ from agents.tiny import tiny_model
 from cory_env import Example, make_task
 from cory_env.registry import TASKS
 from cory_env.tasks.toy import ToyTask
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -355,7 +352,7 @@ def test_toy_is_played_without_torch():
         "print('loaded:', *{'torch', 'transformers'} & set(sys.modules)); sys.exit(code)"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert run.stdout.endswith("loaded:\n")
 
@@ -369,7 +366,6 @@ class Seat:
         self.text = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "agents", *argv],
-            cwd=ROOT,
             stdin=side,
             stdout=side,
             stderr=side,

@@ -7,7 +7,6 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.config import TrainConfig
 from agents.trainer import train
 
-ROOT = Path(__file__).parents[2]
 QUIET = Console(quiet=True)
 VALUES = {
     **{"task": "toy", "model": "tiny", "adapter": "full", "dtype": "float32", "device": "cpu"},
@@ -30,7 +28,7 @@ def resume(config: TrainConfig, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "agents", "train", "toy", "--resume", "--out", config.out]
     return subprocess.run(
         [*command, "--iterations", str(config.iterations)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, **options,
+        capture_output=True, text=True, timeout=120, **options,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +107,6 @@ def test_text_files_are_read_without_the_package(path):
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(cory_env.__file__).parent.parent,
     )
     assert run.stdout.strip() == "3"
 

@@ -82,7 +82,6 @@ def test_importing_and_playing_loads_nothing_heavy():
         capture_output=True,
         text=True,
         check=True,
-        cwd=PACKAGE.parent,
     )
     assert run.stdout.strip() == ""
 

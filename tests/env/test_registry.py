@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,7 +84,6 @@ def test_a_plug_in_is_loaded_when_it_is_asked_for_and_not_before(install):
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(cory_env.__file__).parent.parent,
     )
     assert run.stdout.split() == ["False", "True"]
 

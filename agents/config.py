@@ -216,6 +216,12 @@ class TrainConfig:
     """Where metrics and samples go besides the run folder: `tensorboard`, `wandb`, `trackio`, or
     several, with commas between them."""
 
+    def __repr__(self) -> str:
+        """Return what differs from the defaults."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        changed = [f"{name}={own!r}" for name, (own, default) in values.items() if own != default]
+        return f"TrainConfig({', '.join(changed)})"
+
     def __post_init__(self) -> None:
         """Check ranges and cross-field rules."""
         for name in _AT_LEAST_0:

@@ -24,11 +24,10 @@ from agents.records import (
     policy_names,
     printable,
 )
+from agents.tables import Column, first_that_fits, fitting
 
 _BARS = "▁▂▃▄▅▆▇█"
 _TREND_CELLS = 20
-_WIDE_COLUMNS = 100
-"""Terminals narrower than this do without the trend and the secondary columns."""
 _POLICY_STYLES = ("bright_blue", "yellow", "green", "magenta", "cyan", "red")
 
 
@@ -52,9 +51,9 @@ def live_view(
     columns: int,
 ) -> RenderableType:
     """The progress line, a table with a row per policy, and each policy's latest text."""
-    parts: list[RenderableType] = [_progress_line(rows, progress)]
+    parts: list[RenderableType] = [_progress_line(rows, progress, columns)]
     if rows:
-        parts.append(_policy_table(rows, wide=columns >= _WIDE_COLUMNS))
+        parts.append(_policy_table(rows, columns))
     if samples:
         parts.append(_latest_texts(samples))
     return Group(*parts)
@@ -83,7 +82,7 @@ def print_before_after(samples: Sequence[SampleRow], console: Console) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, title="Before and after", title_justify="left", pad_edge=False
     )
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy", overflow="fold")
     table.add_column("text", overflow="fold")
     table.add_column("reward", justify="right", no_wrap=True)
     for query, rows in _by_query(samples).items():
@@ -125,55 +124,57 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _progress_line(rows: Sequence[MetricRow], progress: Progress) -> RenderableType:
+def _progress_line(rows: Sequence[MetricRow], progress: Progress, columns: int) -> RenderableType:
+    """Return how far a run is; on a narrow terminal the parts that matter least are left out."""
     rate = number(rows[-1], "tokens_per_second") if rows else math.nan
-    line = Table.grid(padding=(0, 2))
-    line.add_row(
-        Text.assemble("iteration ", (f"{progress.done}/{progress.total}", "bold")),
-        ProgressBar(total=max(progress.total, 1), completed=progress.done, width=24),
-        Text("" if math.isnan(rate) else f"{rate:,.0f} tok/s"),
-        Text(f"elapsed {duration(progress.elapsed_s)}", style="dim"),
-        Text(f"left {duration(progress.left_s)}"),
-    )
-    return line
-
-
-def _policy_table(rows: Sequence[MetricRow], *, wide: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("policy", no_wrap=True)
-    table.add_column("role", no_wrap=True)
-    for heading in ("reward", "since start", "KL", "combined"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if wide:
-        for heading in ("entropy", "length", "distinct-2"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("combined over the run", no_wrap=True)
-    for index, name in enumerate(policy_names(rows)):
-        table.add_row(*_policy_cells(rows, name, index, wide=wide))
-    return table
-
-
-def _policy_cells(
-    rows: Sequence[MetricRow], name: str, index: int, *, wide: bool
-) -> list[RenderableType]:
-    last, style = rows[-1], _policy_style(index)
-    change = number(last, f"{name}/task_reward") - number(rows[0], f"{name}/task_reward")
-    tone = "dim" if math.isnan(change) or change == 0 else "green" if change > 0 else "red"
-    cells: list[RenderableType] = [
-        Text(name, style=f"bold {style}"),
-        Text(str(last.get(f"{name}/role") or "–")),
-        Text(_short(number(last, f"{name}/task_reward")), style="bold"),
-        Text(_short(change, sign="+"), style=tone),
-        _short(number(last, f"{name}/kl")),
-        _short(number(last, f"{name}/combined_reward")),
+    parts: list[tuple[int, RenderableType]] = [
+        (0, Text.assemble("iteration ", (f"{progress.done}/{progress.total}", "bold"))),
+        (2, ProgressBar(total=max(progress.total, 1), completed=progress.done, width=24)),
+        (3, Text("" if math.isnan(rate) else f"{rate:,.0f} tok/s")),
+        (4, Text(f"elapsed {duration(progress.elapsed_s)}", style="dim")),
+        (1, Text(f"left {duration(progress.left_s)}")),
     ]
-    if wide:
-        cells.append(_short(number(last, f"{name}/entropy")))
-        cells.append(_short(number(last, f"{name}/response_length"), digits=1))
-        cells.append(_short(number(last, f"{name}/distinct_2")))
-        trend = sparkline([number(row, f"{name}/combined_reward") for row in rows])
-        cells.append(Text(trend, style=style))
-    return cells
+    lines: list[Table] = []
+    for most in range(4, -1, -1):
+        line = Table.grid(padding=(0, 2))
+        line.add_row(*(part for rank, part in parts if rank <= most))
+        lines.append(line)
+    return first_that_fits(lines, columns)
+
+
+def _policy_table(rows: Sequence[MetricRow], columns: int) -> Table:
+    names, last = policy_names(rows), rows[-1]
+    styles = [_policy_style(index) for index in range(len(names))]
+    trends = [sparkline([number(row, f"{n}/combined_reward") for row in rows]) for n in names]
+
+    def figures(heading: str, key: str, rank: int = 0, digits: int = 3) -> Column:
+        cells = [_short(number(last, f"{name}/{key}"), digits=digits) for name in names]
+        return Column(heading, cells, rank=rank)
+
+    named = [Text(n, style=f"bold {style}") for n, style in zip(names, styles, strict=True)]
+    roles = [str(last.get(f"{name}/role") or "–") for name in names]
+    drawn = [Text(trend, style=style) for trend, style in zip(trends, styles, strict=True)]
+    return fitting(
+        [
+            Column("policy", named, "left"),
+            Column("role", roles, "left", rank=2),
+            figures("reward", "task_reward"),
+            Column("since start", [_change(rows, name) for name in names], rank=3),
+            figures("KL", "kl"),
+            figures("reward − η KL", "combined_reward", rank=1),
+            figures("entropy", "entropy", rank=6),
+            figures("length", "response_length", rank=5, digits=1),
+            figures("distinct-2", "distinct_2", rank=4),
+            Column("reward − η KL so far", drawn, "left", rank=7),
+        ],
+        columns,
+    )
+
+
+def _change(rows: Sequence[MetricRow], name: str) -> Text:
+    change = number(rows[-1], f"{name}/task_reward") - number(rows[0], f"{name}/task_reward")
+    tone = "dim" if math.isnan(change) or change == 0 else "green" if change > 0 else "red"
+    return Text(_short(change, sign="+"), style=tone)
 
 
 def _latest_texts(samples: Mapping[str, SampleRow]) -> RenderableType:

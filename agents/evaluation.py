@@ -6,22 +6,22 @@ All KL is exact, summed over the response, against the policy's own prompt.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from agents.answers import Answers, Decoding, collect_answers
 from agents.config import TrainConfig
 from agents.metrics import bootstrap_interval, distinct_2, majority_at_k, pass_at_k
 from agents.policy import LLMPolicy
 from agents.records import REFERENCE, SampleRow
+from agents.tables import Column, stacked
 from cory_env.game import score
 from cory_env.rewards.answer import AnswerReward, final_number
 from cory_env.task import Task
@@ -69,6 +69,19 @@ class Evaluation(TypedDict):
     """What was asked for."""
 
 
+class _Shown(dict[str, Any]):
+    """An evaluation that a notebook shows as its tables."""
+
+    def __repr__(self) -> str:
+        text = io.StringIO()
+        print_evaluation(cast("Evaluation", self), Console(file=text, width=_SHOWN_COLUMNS))
+        return text.getvalue().rstrip()
+
+
+_SHOWN_COLUMNS = 100
+"""Of a notebook's cell."""
+
+
 def evaluate_policies(
     config: TrainConfig,
     policies: Mapping[str, LLMPolicy],
@@ -111,7 +124,7 @@ def evaluate_policies(
             rows.append(row)
             counted.append(seats[seat])
     _add_rates(rows, counted, sorted(set(decoding.k)), vote=isinstance(reward, AnswerReward))
-    return Evaluation(
+    evaluation = Evaluation(
         split=split,
         num_queries=len(examples),
         greedy=decoding.greedy,
@@ -119,6 +132,7 @@ def evaluate_policies(
         samples=decoding.count,
         k=sorted(set(decoding.k)),
     )
+    return cast("Evaluation", _Shown(evaluation))
 
 
 def references(policies: Mapping[str, LLMPolicy]) -> dict[str, LLMPolicy]:
@@ -244,64 +258,63 @@ def sample_texts(
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the table of an evaluation; it fits 80 columns."""
+    """Print the figures of an evaluation, and what their headings mean."""
     how = "greedy" if evaluation["greedy"] else "sampled"
     queries = f"{evaluation['num_queries']} {evaluation['split']} queries"
     if (samples := evaluation.get("samples", 1)) > 1:
         how += f" {samples} times"
-    title = f"{queries}, {how}, ± half the 95 % interval"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.padding = (0, 1, 0, 0)
-    table.add_column("policy", no_wrap=True)
-    digits = {"reward": 2, "kl": 2, "combined": 2, "length": 1, "distinct_2": 2}
-    for heading in ("reward", "KL, nats", "combined", "length", "distinct-2"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in evaluation["rows"]:
-        cells = []
-        for key, places in digits.items():
-            mean, low, high = row[key]
-            cells.append(f"{mean:.{places}f} ±{(high - low) / 2:.{places}f}")
-        table.add_row(row["name"], *cells)
-    console.print(table)
-    _print_rates(evaluation, console)
+    console.print(f"{queries}, {how}, ± half the 95 % interval", style="italic", highlight=False)
+    columns = _columns(evaluation["rows"])
+    for table in stacked(columns, console.width):
+        console.print(table)
+    console.print(_legend([column.heading for column in columns]), style="dim", highlight=False)
     if evaluation.get("k") and not any("pass_at" in row for row in evaluation["rows"]):
         console.print("No pass@k: it counts right responses, and this reward is not 0 or 1.")
 
 
-_RATE_COLUMNS = 5
-"""Ways to answer that stand side by side in 80 columns."""
+_FIGURES = {
+    "reward": ("reward", 2),
+    "KL, nats": ("kl", 2),
+    "reward − η KL": ("combined", 2),
+    "length": ("length", 1),
+    "distinct-2": ("distinct_2", 2),
+}
+"""Headings, and the keys and decimal places of what every evaluation has."""
+
+_MEANINGS = {
+    "length": "tokens of a response",
+    "distinct-2": f"share of different word pairs in {DISTINCT_GROUP} responses",
+    "greedy": "reward of the most probable responses",
+    "gap": "reward behind the partner less reward alone",
+}
 
 
 def rates(row: EvaluationRow) -> dict[str, Interval]:
     """Return the figures of a row that not every evaluation has, by their headings."""
-    found = {f"pass@{k}": value for k, value in row.get("pass_at", {}).items()}
+    found = {"greedy": row["greedy"]} if "greedy" in row else {}
+    found |= {f"pass@{k}": value for k, value in row.get("pass_at", {}).items()}
     found |= {f"majority@{k}": value for k, value in row.get("majority_at", {}).items()}
-    if "greedy" in row:
-        found["greedy"] = row["greedy"]
     if "gap" in row:
-        found["less alone"] = row["gap"]
+        found["gap"] = row["gap"]
     return found
 
 
-def _print_rates(evaluation: Evaluation, console: Console) -> None:
-    """Print what only some evaluations have: a line per figure, a column per way to answer."""
-    rows = evaluation["rows"]
-    headings = list(dict.fromkeys(heading for row in rows for heading in rates(row)))
-    for start in range(0, len(rows) if headings else 0, _RATE_COLUMNS):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.padding = (0, 1, 0, 0)
-        table.add_column("reward", no_wrap=True, vertical="bottom")
-        part = rows[start : start + _RATE_COLUMNS]
-        for row in part:
-            table.add_column(row["name"].replace(" after", "\nafter"), justify="right")
-        for heading in headings:
-            cells = [_rate_cell(rates(row).get(heading)) for row in part]
-            table.add_row(heading, *cells)
-        console.print(table)
+def _columns(rows: Sequence[EvaluationRow]) -> list[Column]:
+    """Return a line per way to answer; of what only some evaluations have, what there is."""
+    columns = [Column("policy", [row["name"] for row in rows], "left")]
+    for heading, (key, places) in _FIGURES.items():
+        columns.append(Column(heading, [_cell(row[key], places) for row in rows]))
+    for heading in dict.fromkeys(heading for row in rows for heading in rates(row)):
+        columns.append(Column(heading, [_cell(rates(row).get(heading), 3) for row in rows]))
+    return columns
 
 
-def _rate_cell(interval: Interval | None) -> str:
+def _cell(interval: Interval | None, places: int) -> str:
     if interval is None:
         return ""
     mean, low, high = interval
-    return f"{mean:.3f} ±{(high - low) / 2:.3f}"
+    return f"{mean:.{places}f} ±{(high - low) / 2:.{places}f}"
+
+
+def _legend(headings: Sequence[str]) -> str:
+    return "; ".join(f"{name}: {_MEANINGS[name]}" for name in headings if name in _MEANINGS)

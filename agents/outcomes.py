@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from agents.page import finite_sum
 from agents.records import (
@@ -25,6 +23,7 @@ from agents.records import (
     read_metrics,
 )
 from agents.statistics import bootstrap_interval, hypervolume, sign_flip_p
+from agents.tables import Column, stacked
 from agents.variants import Job
 
 COLLAPSED_DISTINCT_2 = 0.5
@@ -174,39 +173,42 @@ def hypervolumes(outcomes: Sequence[Outcome], *, early: bool = False) -> dict[st
 
 def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
     """Print the table of a comparison, and the areas where there is a grid."""
-    table = Table(
-        title="Policies alone, means over seeds, ± half the 95 % interval",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-    )
-    # Where the screen is narrow, names take a second line and no figure is cut.
-    table.add_column("variant", overflow="fold")
     settings = len({outcome["setting"] for outcome in outcomes}) > 1
-    for heading in ("n", "reward", "KL, nats", "combined", "dist-2", "lost", "p"):
-        table.add_column(heading, justify="right", no_wrap=True)
     reference = {f: (float(np.mean([o["reference"][f] for o in outcomes])),) * 3 for f in FIGURES}
     rows = [{"variant": REFERENCE, "setting": "", "runs": "", **reference, "p": None}]
-    for row in [*rows, *summary(outcomes)]:
-        cells = [
-            f"{row[f][0]:.{digits}f} ±{(row[f][2] - row[f][1]) / 2:.{digits}f}"
-            for f, digits in zip(FIGURES[:3], (2, 1, 2), strict=True)
-        ]
-        if row["variant"] == REFERENCE:
-            cells = [cell.split(" ")[0] for cell in cells]
-        collapsed = f"{row['collapsed']}/{row['policies']}" if "policies" in row else ""
-        p = "" if row["p"] is None else f"{row['p']:.3f}"
-        short = row["setting"].replace("kl_coef=", "η ").replace("learning_rate=", "lr ")
-        before = [f"{row['variant']} {short}" if settings else row["variant"], str(row["runs"])]
-        table.add_row(*before, *cells, f"{row['distinct_2'][0]:.2f}", collapsed, p)
-    console.print(table)
+    lines = [_summary_cells(row, settings=settings) for row in [*rows, *summary(outcomes)]]
+    headings = ("variant", "n", "reward", "KL, nats", "reward − η KL", "dist-2", "lost", "p")
+    columns = [
+        Column(heading, [line[place] for line in lines], "right" if place else "left")
+        for place, heading in enumerate(headings)
+    ]
+    title = "Policies alone, means over seeds, ± half the 95 % interval"
+    console.print(title, style="italic", highlight=False)
+    for table in stacked(columns, console.width):
+        console.print(table)
     console.print(
-        "lost: policies that have collapsed; p: combined reward against the first variant"
+        "n: runs; dist-2: share of different word pairs; lost: policies that have collapsed; "
+        "p: of reward − η KL against the first variant",
+        style="dim",
+        highlight=False,
     )
     if settings:
         for line in area_lines(outcomes):
             console.print(line, highlight=False)
+
+
+def _summary_cells(row: Mapping[str, Any], *, settings: bool) -> list[str]:
+    figures = [
+        f"{row[f][0]:.{digits}f} ±{(row[f][2] - row[f][1]) / 2:.{digits}f}"
+        for f, digits in zip(FIGURES[:3], (2, 1, 2), strict=True)
+    ]
+    if row["variant"] == REFERENCE:
+        figures = [cell.split(" ")[0] for cell in figures]
+    short = row["setting"].replace("kl_coef=", "η ").replace("learning_rate=", "lr ")
+    name = f"{row['variant']} {short}" if settings else row["variant"]
+    lost = f"{row['collapsed']}/{row['policies']}" if "policies" in row else ""
+    p = "" if row["p"] is None else f"{row['p']:.3f}"
+    return [name, str(row["runs"]), *figures, f"{row['distinct_2'][0]:.2f}", lost, p]
 
 
 def area_lines(outcomes: Sequence[Outcome]) -> list[str]:

@@ -53,7 +53,7 @@ from agents.loggers import MetricLogger, print_before_after, read_metrics, read_
 from agents.metrics import distinct_2
 from agents.policy import LLMPolicy, draw_uniforms
 from agents.provenance import facts, record
-from agents.records import MetricRow, number, write_atomically
+from agents.records import MetricRow, number, policy_names, write_atomically
 from agents.report import write_report
 from agents.roles import RoleSchedule
 from agents.rollout import collect, draw_examples
@@ -87,6 +87,16 @@ class Run:
     """On held-out queries; None if it was interrupted or asked for none."""
     interrupted: bool
     """Whether it stopped at a checkpoint before its last iteration."""
+
+    def __repr__(self) -> str:
+        """Return where it is and how it ended."""
+        last = self.metrics[-1] if self.metrics else {}
+        parts = [repr(str(self.folder)), f"{len(self.metrics)} iterations"]
+        parts += ["interrupted"] * self.interrupted
+        for name in policy_names([last]):
+            reward, kl = (number(last, f"{name}/{key}") for key in ("task_reward", "kl"))
+            parts.append(f"{name}: reward {reward:.3f}, KL {kl:.3f}")
+        return f"Run({', '.join(parts)})"
 
 
 class Trainer:

@@ -343,6 +343,11 @@ class raw_env(AECEnv[str, Observation, Action]):
             raise RuntimeError("Expected a call of reset() first.")
         return self._game
 
+    def __str__(self) -> str:
+        return f"{self.metadata['name']}({self.rules}, action_level={self.action_level!r})"
+
+    __repr__ = __str__
+
     def _legal_token(self, action: Action) -> int:
         vocabulary = self.rules.tokenizer.vocab_size
         try:
@@ -377,3 +382,5 @@ class _OrderEnforcing(OrderEnforcingWrapper[str, Observation, Action]):
 
     def __str__(self) -> str:
         return str(self.env)
+
+    __repr__ = __str__

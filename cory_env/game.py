@@ -77,6 +77,10 @@ class Rules:
                 f"Expected knowledge_transfer to be True or False, got {self.knowledge_transfer!r}."
             )
 
+    def __str__(self) -> str:
+        """Return who plays what: the arguments that the environments show of themselves."""
+        return f"task={self.task.name!r}, agents={list(self.agents)}"
+
     @property
     def roles(self) -> tuple[str, ...]:
         """(A,) the roles in turn order."""

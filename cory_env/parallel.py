@@ -120,6 +120,11 @@ class parallel_env(ParallelEnv[str, Observation, Action]):
         """Close the environment inside."""
         self.aec_env.close()
 
+    def __str__(self) -> str:
+        return str(self.aec_env).replace(self.metadata["name"], type(self).__name__, 1)
+
+    __repr__ = __str__
+
     def _observations(self) -> dict[str, Observation]:
         return {agent: self.aec_env.observe(agent) for agent in self.possible_agents}
 

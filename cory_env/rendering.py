@@ -201,9 +201,9 @@ def reward_table(
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("agent")
+    table.add_column("agent", overflow="fold")  # and no figure is cut
     for heading in ("task reward", "is paid"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, task_reward, reward in zip(names, task_rewards, rewards, strict=True):
         table.add_row(name, f"{task_reward:.3f}", f"{reward:.3f}")
     return Group(table, Text(f" {_in_words(sharing)}", style="dim"))

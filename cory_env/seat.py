@@ -124,6 +124,12 @@ class gym_env(gymnasium.Env[Observation, Action]):
         """Close the environment inside."""
         self.aec_env.close()
 
+    def __str__(self) -> str:
+        rules, level = self.aec_env.rules, self.aec_env.action_level
+        return f"{type(self).__name__}(seat={self.seat!r}, {rules}, action_level={level!r})"
+
+    __repr__ = __str__
+
     def _play_partners(self) -> None:
         inside = self.aec_env
         while not inside.terminations[self.seat] and inside.agent_selection != self.seat:

@@ -150,6 +150,9 @@ class VectorEnv:
         self.states = states
         return prompts
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_envs={self.num_envs}, {self.rules})"
+
     def _response(self, action: Action, agent: str) -> Response:
         return action if isinstance(action, Response) else self.rules.response(action, agent)
 

@@ -97,7 +97,7 @@ def test_no_figure_of_the_table_is_cut_on_a_narrow_screen(capsys):
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
     squeezed = " ".join(shown.split())
-    assert "variant n reward KL, nats combined dist-2 lost p" in squeezed
+    assert "variant n reward KL, nats reward − η KL dist-2 lost p" in squeezed
     assert "2 12.35 ±1.00 93.7 ±5.0 -81.36 ±4.00 1.00 0/4" in squeezed
 
 

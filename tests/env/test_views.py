@@ -66,3 +66,19 @@ def test_the_shared_masks_of_a_copy_cannot_be_written_to(form, copied):
     for agent in raw.possible_agents:
         with pytest.raises(ValueError, match="read-only"):
             raw.observe(agent)["action_mask"][0] = 0
+
+
+def test_every_form_of_the_game_shows_who_plays_what():
+    roles = "agents=['pioneer_0', 'observer_0']"
+    shown = {
+        cory_env.env(task="toy"): f"cory_v0(task='toy', {roles}, action_level='token')",
+        cory_env.parallel_env(task="toy", action_level="response", swap_every=1): (
+            "parallel_env(task='toy', agents=['llm_0', 'llm_1'], action_level='response')"
+        ),
+        cory_env.vector_env(3, task="toy"): f"VectorEnv(num_envs=3, task='toy', {roles})",
+        cory_env.gym_env(task="toy"): (
+            f"gym_env(seat='observer_0', task='toy', {roles}, action_level='token')"
+        ),
+    }
+    for env, expected in shown.items():
+        assert repr(env) == str(env) == expected

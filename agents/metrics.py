@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -10,14 +11,25 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+_UNSPACED = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Tibetan, Myanmar, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
+)
+"""Characters of scripts that put no spaces between words."""
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+
 
 def distinct_2(texts: Sequence[str]) -> float:
     """Share of different word pairs among all word pairs of the texts, in [0, 1]; 0 without any.
 
+    Words are what stands between spaces; in scripts without spaces (Chinese, Japanese, Thai, Lao,
+    Khmer, Myanmar, Tibetan) every character counts as one.
+
     Source: Li et al. 2016, arXiv 1510.03055, section 5.4. It falls as the number of texts grows:
         compare equal numbers.
     """
-    pairs = [pair for text in texts for pair in pairwise(text.split())]
+    pairs = [pair for text in texts for pair in pairwise(_WORD.findall(text))]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 

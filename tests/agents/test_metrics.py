@@ -1,4 +1,4 @@
-"""pass@k and majority@k: literal values, and the mean over every subset."""
+"""Distinct-2 in any script; pass@k and majority@k: literal values, the mean over every subset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,45 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from agents.metrics import bootstrap_interval, majority_at_k, pass_at_k
+from agents.metrics import bootstrap_interval, distinct_2, majority_at_k, pass_at_k
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["a b c", "a b d"], 3 / 4),
+        (["a\u00a0b\n\tc, a  b"], 3 / 4),
+        (["word", ""], 0.0),
+        (["电影很好看"], 4 / 4),
+        (["很好很好很好"], 2 / 5),
+        (["好好好好好", "好好好好好"], 1 / 8),
+        (["𠮷𠮷𠮷"], 1 / 2),
+        (["えいが", "カメラ"], 4 / 4),
+        (["ดีดีดี"], 2 / 5),
+        (["ດີດີດີ"], 2 / 5),
+        (["ល្អល្អ"], 3 / 5),
+        (["ကကက"], 1 / 2),
+        (["영화 영화 영화"], 1 / 2),
+        (["I like 苹果 2", "I like 苹果 3"], 5 / 8),
+    ],
+)
+def test_distinct_2_by_hand(texts, expected):
+    assert distinct_2(texts) == expected
+
+
+def test_collapse_shows_in_a_script_without_spaces():
+    varied = ["这部电影的故事很感人", "演员的表演非常出色", "音乐和画面都让人难忘"]
+    assert distinct_2(varied) > 0.9
+    assert distinct_2(["非常好看非常好看非常好看"] * 3) < 0.2
+
+
+def test_words_between_spaces_are_those_of_split():
+    texts = ["The film, well -- it's\x1c5/5!", "naïve\u2003Größe привет мир", "a\u3000b שלום"]
+    for text in texts:
+        assert distinct_2([text]) == 1.0
+        assert distinct_2([text, text]) == 0.5
+        repeated = " ".join(text.split() * 2)
+        assert distinct_2([repeated]) == len(text.split()) / (2 * len(text.split()) - 1)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import cory_env
-from agents.metrics import bootstrap_interval, distinct_2
+from agents.metrics import bootstrap_interval
 from agents.policy import LLMPolicy, draw_uniforms
 from agents.rollout import collect, split_credit
 from cory_env.game import share
@@ -66,11 +66,6 @@ def test_a_rollout_is_what_the_environment_saw():
     for b, query in enumerate(rollout.queries):
         assert pioneer.prompts[b] == task.pioneer_prompt(query)
         assert observer.prompts[b] == task.observer_prompt(query, [pioneer.responses[b]])
-
-
-def test_distinct_2_by_hand():
-    assert distinct_2(["a b c", "a b d"]) == 3 / 4
-    assert distinct_2(["word", ""]) == 0.0
 
 
 def test_bootstrap_interval_covers_the_mean_of_a_known_distribution():

@@ -133,7 +133,8 @@ class raw_env(AECEnv[str, Observation, Action]):
     metadata: dict[str, Any] = {  # noqa: RUF012 # PettingZoo declares it as it is
         "render_modes": ["human", "ansi"],
         "name": "cory_v0",
-        "is_parallelizable": True,
+        # Observers read the answer before theirs: the game moves on within a cycle of the agents.
+        "is_parallelizable": False,
         "render_fps": 1,
     }
 

@@ -12,6 +12,7 @@ from pettingzoo.test import (
     seed_test,
 )
 from pettingzoo.test.state_test import state_test
+from pettingzoo.utils import aec_to_parallel, parallel_to_aec
 
 import cory_env
 from cory_env.registry import TASKS
@@ -51,6 +52,13 @@ def test_parallel_api(task, level, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         parallel_api_test(cory_env.parallel_env(task, action_level=level, **options), CYCLES)
+
+
+def test_the_generic_converter_refuses_what_parallel_env_does(level):
+    with pytest.raises(AssertionError, match="should only update once at the end of each cycle"):
+        aec_to_parallel(cory_env.env("toy", action_level=level))
+    with warnings.catch_warnings(record=True):
+        api_test(parallel_to_aec(cory_env.parallel_env("toy", action_level=level)), CYCLES)
 
 
 def test_seed(task, level):

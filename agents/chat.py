@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from cory_env.tokenization import HuggingFaceTokenizer
+from cory_env.tokenization import HuggingFaceTokenizer, TransformersCodec
 
 _MARK = "message7cf1d0"
 
@@ -18,11 +18,13 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> li
     """Return the ids of each prompt, in the chat template where the tokenizer has one.
 
     Raises:
-        ValueError: if the template does not hold a message once and unchanged.
+        ValueError: if the template does not hold a message once and unchanged, or a text cannot be
+            written without special tokens.
     """
+    codec = TransformersCodec(tokenizer)  # type: ignore[arg-type]
     texts = list(prompts)
     if not tokenizer.chat_template:
-        return tokenizer(texts, split_special_tokens=True)["input_ids"]  # type: ignore[return-value]
+        return [codec.encode(text) for text in texts]
     before, after = _template(tokenizer)
     whole = [_render(tokenizer, text) for text in texts]
     for text, rendered in zip(texts, whole, strict=True):
@@ -33,12 +35,12 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> li
                 f"makes {rendered[:200]!r} of {text[:60]!r}: pass --no-chat-template."
             )
     # The template writes the begin token itself.
-    ids = _ids(tokenizer, whole)
-    for row, text in enumerate(texts):
-        if _ids(tokenizer, [text]) != _ids(tokenizer, [text], split=True):
-            inner = whole[row][len(before) : len(whole[row]) - len(after)]
-            parts = (([before], False), ([inner], True), ([after], False))
-            ids[row] = [i for part, split in parts for i in _ids(tokenizer, part, split=split)[0]]
+    honest, *ids = _ids(tokenizer, [before + _MARK + after, *whole])
+    for row, rendered in enumerate(whole):
+        if _special(codec, ids[row]) != _special(codec, honest):
+            inner = rendered[len(before) : len(rendered) - len(after)]
+            head, tail = _ids(tokenizer, [before, after])
+            ids[row] = [*head, *codec.text_ids(inner, begin=not before), *tail]
     return ids
 
 
@@ -67,8 +69,10 @@ def _render(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)  # type: ignore[return-value]
 
 
-def _ids(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, split: bool = False
-) -> list[list[int]]:
-    batch = tokenizer(texts, add_special_tokens=False, split_special_tokens=split)
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    batch = tokenizer(texts, add_special_tokens=False, split_special_tokens=False)
     return batch["input_ids"]  # type: ignore[return-value]
+
+
+def _special(codec: TransformersCodec, ids: list[int]) -> list[int]:
+    return [i for i in ids if i in codec.special]

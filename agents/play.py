@@ -144,11 +144,14 @@ class ModelPartner:
         """
         prompt = rules.task.pioneer_prompt(rules.task.examples[0].query)
         ours, theirs = rules.tokenizer, load_tokenizer(self.policy.backbone.tokenizer)  # type: ignore[arg-type]
-        ids = theirs.encode(prompt)
-        if theirs.decode(ids).split() != prompt.split():
+        try:
+            seen = theirs.decode(theirs.encode(prompt))
+        except ValueError as error:  # it has no token for a character
+            seen = str(error)
+        if seen.split() != prompt.split():
             raise ValueError(
                 f"Expected --partner to be a policy that can read {rules.task.name}, got "
-                f"{self.description}, which reads {prompt!r} as {theirs.decode(ids)!r}."
+                f"{self.description}, which reads {prompt!r} as {seen!r}."
             )
         read = self.policy.encode([prompt], max_new_tokens=1)[0][0].tolist()
         return ours.vocab_size == theirs.vocab_size and ours.encode(prompt) == read
@@ -279,7 +282,7 @@ class Session:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             for token in self._partner_tokens(example):
                 tokens.append(token)
-                text = self._rules.tokenizer.decode(tokens)
+                text = self._rules.text_so_far(tokens)
                 live.update(self._panel(agent, text, reads=reads), refresh=True)
                 if self._console.is_terminal:
                     time.sleep(_PAUSE_S)

@@ -17,6 +17,7 @@ from agents.decoding import Pick, can_record, decode_recorded, decode_stepwise
 from agents.functional import entropy, exact_kl, sampling_log_probs
 from agents.kernels import row_blocks, score_tokens
 from agents.types import Generation, TokenBatch
+from cory_env.tokenization import TransformersCodec
 
 CHUNK_TOKENS = 1024
 """Response tokens whose (tokens, V) distributions are in memory at a time."""
@@ -290,7 +291,8 @@ def response_hidden(backbone: Backbone, name: str | None, tokens: TokenBatch) ->
 
 
 def response_texts(backbone: Backbone, tokens: TokenBatch) -> list[str]:
-    """Return what a reader sees of the responses: no end token, no padding."""
+    """Return what the responses add to their prompts' texts: no end token, no padding."""
+    codec = TransformersCodec(backbone.tokenizer)  # type: ignore[arg-type]
     rows = zip(tokens.response_ids.tolist(), tokens.response_mask.tolist(), strict=True)
-    kept = [[i for i, keep in zip(ids, mask, strict=True) if keep] for ids, mask in rows]
-    return backbone.tokenizer.batch_decode(kept, skip_special_tokens=True)
+    kept = ([i for i, keep in zip(ids, mask, strict=True) if keep] for ids, mask in rows)
+    return [codec.decode(ids, begin=False) for ids in kept]

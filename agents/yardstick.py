@@ -91,7 +91,7 @@ def _queries(task: ToyTask) -> list[str]:
 
 
 def _texts(task: ToyTask) -> list[str]:
-    return [_tokenizer(task).decode(ids) for ids in every_response(task)]
+    return [_tokenizer(task).decode(ids, begin=False) for ids in every_response(task)]
 
 
 def _tokenizer(task: ToyTask) -> Tokenizer:

@@ -76,9 +76,9 @@ class WideTokenizer:
         """Return what the embedded tokenizer does."""
         return self._inside.fits(text, max_tokens)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, begin: bool = True) -> str:
         """Return the text of the embedded ids."""
-        return self._inside.decode([i % self._inside.vocab_size for i in ids])
+        return self._inside.decode([i % self._inside.vocab_size for i in ids], begin=begin)
 
 
 def no_reward(examples: Sequence[Example], responses: Sequence[str]) -> Float64Array:

@@ -155,6 +155,10 @@ class Rules:
         """Return whether a response is over after this token in this place, the first being 0."""
         return place + 1 >= self.max_new_tokens or token == self.tokenizer.eos_token_id
 
+    def text_so_far(self, ids: Sequence[int]) -> str:
+        """Return what is to be read of a response that goes on: no half of a character."""
+        return self.tokenizer.decode(ids, begin=False).rstrip("\ufffd")
+
     def response(self, action: object, agent: str) -> Response:
         """Return the response that an action stands for.
 
@@ -176,10 +180,10 @@ class Rules:
             except ValueError as error:  # a character that it does not know
                 raise ValueError(f"{error} That was the response of {agent}.") from error
             kept = ids[: self.max_new_tokens]
-            text = action if len(kept) == len(ids) else self.tokenizer.decode(kept)
+            text = action if len(kept) == len(ids) else self.tokenizer.decode(kept, begin=False)
         else:
             kept = self._legal_ids(action, agent)
-            text = self.tokenizer.decode(kept)
+            text = self.tokenizer.decode(kept, begin=False)
         truncated = len(kept) == self.max_new_tokens
         if not truncated:
             kept = [*kept, self.tokenizer.eos_token_id]

@@ -38,7 +38,7 @@ def transcript(
     turn = len(state.responses)
     if played and turn < len(state.agents):
         name = seat_name(rules, state, turn)
-        lines.append(f"{name} answers so far: {rules.tokenizer.decode(played)!r}")
+        lines.append(f"{name} answers so far: {rules.text_so_far(played)!r}")
     lines += [f"{agent} is paid: {reward:g}" for agent, reward in (rewards or {}).items()]
     return "\n".join(lines)
 
@@ -293,7 +293,7 @@ def _growing_panel(rules: Rules, state: GameState, played: Sequence[int]) -> Pan
         seat_name(rules, state, turn),
         _console(),
         reads=rules.prompt(state, turn),
-        answers=rules.tokenizer.decode(played),
+        answers=rules.text_so_far(played),
         on_turn=True,
     )
 

@@ -153,7 +153,7 @@ def _check_prompts(task: Task, examples: Sequence[Example]) -> None:
     tokenizer = load_tokenizer(task.tokenizer or "embedded")
     for query in (example.query for example in examples):
         ids = tokenizer.encode(query, begin=False) * task.max_new_tokens
-        response = tokenizer.decode(ids[: task.max_new_tokens])
+        response = tokenizer.decode(ids[: task.max_new_tokens], begin=False)
         prompts = [task.observer_prompt(query, [response] * earlier) for earlier in range(3)]
         for prompt in (task.pioneer_prompt(query), *prompts):
             length = len(tokenizer.encode(prompt))

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from json import loads
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
+from cory_env.codec import Codec
 from cory_env.names import unknown_name
 from cory_env.types import Tokenizer
 
@@ -32,7 +33,7 @@ class ByteTokenizer:
         """Return whether the text has 1 to `max_tokens` bytes."""
         return 1 <= len(text.encode()) <= max_tokens
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, begin: bool = True) -> str:
         """Return the text of the bytes, with U+FFFD for what is no UTF-8."""
         return bytes(i for i in ids if i != self.eos_token_id).decode(errors="replace")
 
@@ -66,12 +67,12 @@ class SymbolTokenizer:
         """Return whether the text has 1 to `max_tokens` characters, all of the alphabet."""
         return 1 <= len(text) <= max_tokens and self._id_of.keys() >= set(text)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, begin: bool = True) -> str:
         """Return the characters of the ids."""
         return "".join(self.alphabet[i - 1] for i in ids if i != self.eos_token_id)
 
 
-class FileTokenizer:
+class FileTokenizer(Codec):
     """A tokenizer of the `tokenizers` library whose end token is `<|endoftext|>`.
 
     Args:
@@ -95,25 +96,37 @@ class FileTokenizer:
             and "Metaspace" not in adds_text
             and "'add_prefix_space': True" not in adds_text
         )
+        added = self._backend.get_added_tokens_decoder()
+        special = {i for i, token in added.items() if token.special} | {end}
+        model = parts["model"]  # Unigram names an id, the others a token
+        unknown = model.get("unk_id", self._backend.token_to_id(model.get("unk_token") or ""))
+        silent = unknown in special and unknown != end
+        spelling = self._backend.id_to_token(unknown) or "" if silent else ""
+        super().__init__(special, (unknown, spelling) if silent else None)
 
     def __reduce__(self) -> tuple[type[FileTokenizer], tuple[str]]:
         return FileTokenizer, (self._backend.to_str(),)  # the library's pickle drops the flag above
 
-    def encode(self, text: str, *, begin: bool = True) -> list[int]:
-        """Return the ids, with the begin token where the file's post-processor adds one."""
-        return self._backend.encode(text, add_special_tokens=begin).ids
-
     def fits(self, text: str, max_tokens: int) -> bool:
         """Return whether the prompt has 1 to `max_tokens` tokens."""
         if self._every_token_covers_a_byte:
-            num_special = self._backend.num_special_tokens_to_add(False)
+            num_special = len(self.before)
             if num_special and len(text.encode()) + num_special <= max_tokens:
                 return True  # a few times faster than to encode it
-        return 1 <= len(self.encode(text)) <= max_tokens
+        return super().fits(text, max_tokens)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens."""
-        return self._backend.decode(list(ids), skip_special_tokens=True)
+    def _encode_whole(self, text: str, *, template: bool = False) -> list[int]:
+        try:
+            return self._backend.encode(text, add_special_tokens=template).ids
+        except Exception as error:  # the library has no type of its own
+            raise _refusal(text, error) from error
+
+    def _decode_whole(self, ids: list[int]) -> str:
+        known = [i for i in ids if i != self.eos_token_id]  # the file may not call it special
+        return self._backend.decode(known, skip_special_tokens=True)
+
+    def _vocabulary(self) -> Iterable[int]:
+        return range(self.vocab_size)
 
 
 class TransformersTokenizer(Protocol):
@@ -121,6 +134,18 @@ class TransformersTokenizer(Protocol):
 
     @property
     def eos_token_id(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def unk_token_id(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def unk_token(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def all_special_ids(self) -> Sequence[int]: ...  # noqa: D102
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]: ...  # noqa: D102
 
     def get_vocab(self) -> dict[str, int]: ...  # noqa: D102
 
@@ -135,29 +160,43 @@ class TransformersTokenizer(Protocol):
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]: ...  # noqa: D102
 
 
-class HuggingFaceTokenizer:
-    """Any tokenizer object of the `transformers` library, seen through our protocol."""
+class TransformersCodec(Codec):
+    """Any tokenizer object of the `transformers` library, with an end token or without."""
+
+    def __init__(self, tokenizer: TransformersTokenizer) -> None:
+        self.backend = tokenizer
+        added = tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special} | {*tokenizer.all_special_ids}
+        unknown, spelling = tokenizer.unk_token_id, tokenizer.unk_token
+        if unknown is None or spelling is None or unknown == tokenizer.eos_token_id:
+            super().__init__(special, None)
+        else:
+            super().__init__(special, (unknown, spelling))
+
+    def _encode_whole(self, text: str, *, template: bool = False) -> list[int]:
+        try:
+            return self.backend.encode(text, add_special_tokens=template, split_special_tokens=True)
+        except Exception as error:  # the library below has no type of its own
+            raise _refusal(text, error) from error
+
+    def _decode_whole(self, ids: list[int]) -> str:
+        return self.backend.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def _vocabulary(self) -> Iterable[int]:
+        return sorted(self.backend.get_vocab().values())
+
+
+class HuggingFaceTokenizer(TransformersCodec):
+    """Any tokenizer object of the `transformers` library that has an end token."""
 
     def __init__(self, tokenizer: TransformersTokenizer) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError("Expected a tokenizer with an end token, got eos_token_id None.")
-        self.backend = tokenizer
+        super().__init__(tokenizer)
         self.eos_token_id = tokenizer.eos_token_id
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
-
-    def encode(self, text: str, *, begin: bool = True) -> list[int]:
-        """Return the ids; a prompt gets the special tokens which its model was trained with."""
-        return self.backend.encode(text, add_special_tokens=begin, split_special_tokens=True)
-
-    def fits(self, text: str, max_tokens: int) -> bool:
-        """Return whether the prompt has 1 to `max_tokens` tokens."""
-        return 1 <= len(self.encode(text)) <= max_tokens
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens, its spaces untouched."""
-        return self.backend.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
 
 
 def load_tokenizer(source: str | Path | Tokenizer | TransformersTokenizer) -> Tokenizer:
@@ -190,3 +229,9 @@ def _is_of_transformers(source: object) -> TypeGuard[TransformersTokenizer]:
     # It answers for some of them in `__getattr__`, where `isinstance` does not look from 3.12 on.
     names = ("eos_token_id", "encode", "decode", "convert_ids_to_tokens", "get_vocab")
     return all(hasattr(source, name) for name in names)
+
+
+def _refusal(text: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"Expected a text in characters that the tokenizer knows, got {text[:80]!r}: {error}."
+    )

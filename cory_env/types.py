@@ -60,8 +60,9 @@ class Tokenizer(Protocol):
 
         Args:
             text: any text; special tokens spelled out in it are ordinary characters.
-            begin: True for a prompt, which gets the begin token where the tokenizer has one; False
-                for a text that continues another.
+            begin: True for a prompt, which gets the begin token where the tokenizer has one and is
+                never ended; False for a text that continues another, which gets nothing that is not
+                in it, such as a space before its first word.
         """
         ...
 
@@ -73,8 +74,15 @@ class Tokenizer(Protocol):
         """
         return 1 <= len(self.encode(text)) <= max_tokens
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of the ids, special tokens left out."""
+    def decode(self, ids: Sequence[int], *, begin: bool = True) -> str:
+        """Return the text of the ids, special tokens left out.
+
+        Args:
+            ids: any legal ids.
+            begin: False for what the ids add to the text before them: of a response that begins
+                with a space the space as well. `decode(encode(text, begin=False), begin=False)` is
+                the text, where the vocabulary can say it.
+        """
         ...
 
 

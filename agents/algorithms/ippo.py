@@ -17,6 +17,7 @@ from agents.functional import Totals, clipped_value_loss, gae
 from agents.moments import Moments
 from agents.policy import Scores, response_hidden
 from agents.types import Rollout, TokenBatch, TrainBatch
+from cory_env.tokenization import TransformersCodec
 
 
 class IPPO(Algorithm):
@@ -112,7 +113,10 @@ def _joint_history(rollout: Rollout, seat: int, backbone: Backbone) -> TokenBatc
         "\n".join([*(turn.prompts[b] + turn.responses[b] for turn in turns), prompt])
         for b, prompt in enumerate(rollout.turns[seat].prompts)
     ]
-    batch = backbone.tokenizer(texts, padding=True, return_tensors="pt", split_special_tokens=True)
+    before = TransformersCodec(backbone.tokenizer).before  # type: ignore[arg-type]
+    rows = backbone.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+    ids = [[*before, *row] for row in rows["input_ids"]]  # type: ignore[union-attr]
+    batch = backbone.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
     # A long history loses its beginning, not its end: the model knows no later positions.
     room = backbone.context - tokens.response_ids.shape[1]
     device = tokens.response_ids.device

@@ -206,11 +206,10 @@ def test_greedy_takes_the_most_probable_token():
     assert int(tokens.response_ids[0, 0]) == int(scores.log_probs[:, 0].argmax())
 
 
-def test_a_spelled_out_special_token_is_ordinary_text():
-    backbone = tiny_backbone()
-    policy = LLMPolicy(name="llm_0", backbone=backbone)
-    ids, _ = policy.encode(["a<end>b>"], max_new_tokens=2)
-    assert ids.shape[1] == len("a<end>b>"), "the text was read as the end token"
+def test_a_text_for_which_there_is_only_the_end_token_is_refused():
+    policy = LLMPolicy(name="llm_0", backbone=tiny_backbone())
+    with pytest.raises(ValueError, match="without special tokens, got the character '<'"):
+        policy.encode(["a<end>b>"], max_new_tokens=2)
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths():

@@ -59,14 +59,17 @@ def _play(game, ids, action):
     end = tokenizer.eos_token_id
     if isinstance(action, str) and not by_token:
         whole = tokenizer.encode(action.encode().decode(), begin=False)  # Unicode
-        ids, text = whole[:T], action if len(whole) <= T else tokenizer.decode(whole[:T])
+        ids, text = (
+            whole[:T],
+            action if len(whole) <= T else tokenizer.decode(whole[:T], begin=False),
+        )
     else:
         tokens = [operator.index(token) for token in ([action] if by_token else action)]
         ids = ids + tokens
         ids = ids[: ids.index(end) + 1] if end in ids else ids
         if len(ids) > T or any(token not in range(tokenizer.vocab_size) for token in tokens):
             raise ValueError(tokens)
-        text = tokenizer.decode([token for token in ids if token != end])
+        text = tokenizer.decode([token for token in ids if token != end], begin=False)
     unfinished = len(ids) < T and end not in ids
     return (ids, None) if by_token and unfinished else (ids + [end] * unfinished, text)
 

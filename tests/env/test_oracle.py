@@ -7,6 +7,7 @@ is compared, and after an illegal one nothing may have changed.
 import copy
 from importlib.resources import files
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -66,6 +67,9 @@ class Spelling:
 
     symbols = ("<begin>", "<end>", "a", "b", " ")
     eos_token_id = 1
+    all_special_ids = (0, 1)
+    added_tokens_decoder: ClassVar = {}
+    unk_token = unk_token_id = None
 
     def get_vocab(self):
         return {symbol: i for i, symbol in enumerate(self.symbols)}

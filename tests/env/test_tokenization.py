@@ -1,5 +1,6 @@
 import copy
 import pickle
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -72,6 +73,10 @@ def test_a_tokenizer_without_the_end_token_is_refused():
 class FakeTransformersTokenizer:
     """What `transformers` offers, and how it behaves by default."""
 
+    all_special_ids = (0, 1)
+    added_tokens_decoder: ClassVar = {}
+    unk_token = unk_token_id = None
+
     def __init__(self, eos_token_id=0):
         self.eos_token_id = eos_token_id
 
@@ -79,11 +84,14 @@ class FakeTransformersTokenizer:
         return {"<end>": 0, "<begin>": 1, "<": 3, "a": 6}
 
     def encode(self, text, *, add_special_tokens=True, split_special_tokens=False):
-        ids = [3, 4] if split_special_tokens else [0]
+        ids = ["01ab ".index(letter) for letter in text if letter in "ab "]
+        ids = ids if split_special_tokens else [0]
         return [1, *ids] if add_special_tokens else ids
 
     def decode(self, ids, *, skip_special_tokens=False, clean_up_tokenization_spaces=True):
-        return f"{ids} {skip_special_tokens} {clean_up_tokenization_spaces}"
+        if not skip_special_tokens or clean_up_tokenization_spaces:
+            return "unlike what was written"
+        return "".join("01ab "[i] for i in ids if 1 < i < 5)
 
     def convert_ids_to_tokens(self, ids):
         return [str(i) for i in ids]
@@ -94,9 +102,9 @@ def test_a_transformers_tokenizer_is_adapted():
     assert isinstance(tokenizer, HuggingFaceTokenizer)
     assert isinstance(tokenizer, Tokenizer)
     assert (tokenizer.vocab_size, tokenizer.eos_token_id) == (7, 0)
-    assert tokenizer.encode("<end>") == [1, 3, 4]
-    assert tokenizer.encode("<end>", begin=False) == [3, 4]
-    assert tokenizer.decode((3, 4)) == "[3, 4] True False"
+    assert tokenizer.encode("<b a") == [1, 3, 4, 2]
+    assert tokenizer.encode(" a", begin=False) == [4, 2]
+    assert tokenizer.decode((4, 3, 0)) == tokenizer.decode((4, 3, 0), begin=False) == " b"
     with pytest.raises(ValueError, match="eos_token_id None"):
         load_tokenizer(FakeTransformersTokenizer(eos_token_id=None))
 

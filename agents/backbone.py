@@ -38,8 +38,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from agents.gguf import gguf_folder, is_gguf
 from agents.kernels import GrowingLayer, speed_up, speed_up_adapters
+from agents.models import NAMED_MODELS
 from agents.precision import MasterWeights, cast_parameters
 from agents.sharding import Sharding, whole_tensors
+from agents.sources import check_repository
 
 EMBEDDED_NAME = "agents/assets/model"
 EMBEDDED_MODEL = Path(__file__).parent.parent / EMBEDDED_NAME
@@ -459,6 +461,8 @@ def load_base(
         ValueError: if there is no such model, or it cannot be quantized here.
     """
     source = str(EMBEDDED_MODEL) if model in ("embedded", EMBEDDED_NAME) else model
+    if model not in NAMED_MODELS:
+        check_repository("causal language model", source)
     if is_gguf(model):
         source = str(gguf_folder(model, dtype))
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}

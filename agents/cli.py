@@ -6,9 +6,7 @@ imports wait until the flags are understood.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import logging
 import os
 import sys
@@ -16,14 +14,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from agents.checks import check_before_loading
 from agents.config import TrainConfig
 from agents.errors import DivergenceError, EngineError, ProcessError
+from agents.flags import parse, program
 from agents.presets import PRESETS, preset_values
 from cory_env import RewardError, __version__
+from cory_env.names import unknown_name
 
 if TYPE_CHECKING:
     from agents.policy import LLMPolicy
@@ -189,14 +190,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "play": _play,
     }
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE.format(program=_program()))
+        print(USAGE.format(program=program()))
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"cory-env {__version__}")
         return 0
     try:
         if argv[0] not in commands:
-            raise ValueError(f"Expected a command ({', '.join(commands)}), got {argv[0]!r}.")
+            raise ValueError(unknown_name("a command", commands, argv[0]))
         return commands[argv[0]](argv[1:])
     except ProcessError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -216,10 +217,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        _parse(TrainConfig, argv, prog="train TASK [--preset P] [--resume]")
-    flags, rest = _parse(_TrainFlags, argv, prog="train", unknown=True)
+        parse(TrainConfig, argv, prog="train TASK [--preset P] [--resume]")
+    flags, rest = parse(_TrainFlags, argv, prog="train", more=TrainConfig)
     start = _starting_point(flags)
-    config, _ = _parse(TrainConfig, rest, prog="train", default=start)
+    config, _ = parse(TrainConfig, rest, prog="train", default=start)
+    check_before_loading(config)
     if flags.push_to_hub:
         from agents.hub import check_push
 
@@ -241,11 +243,11 @@ def _train(argv: list[str]) -> int:
 
 def _compare(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        _parse(_CompareFlags, argv, prog="compare")
-    flags, rest = _parse(_CompareFlags, argv, prog="compare", unknown=True)
+        parse(_CompareFlags, argv, prog="compare")
+    flags, rest = parse(_CompareFlags, argv, prog="compare", more=TrainConfig)
     name = flags.preset or (flags.task if flags.task in PRESETS else "")
     start = TrainConfig(**{**(preset_values(name) if name else {}), "task": flags.task})
-    base, _ = _parse(TrainConfig, rest, prog="compare", default=start)
+    base, _ = parse(TrainConfig, rest, prog="compare", default=start)
     for field in ("seeds", "evaluation_queries"):
         value = getattr(flags if field == "seeds" else base, field)
         if value < 1:
@@ -281,7 +283,7 @@ def _starting_point(flags: _TrainFlags) -> TrainConfig:
 
 
 def _evaluate(argv: list[str]) -> int:
-    flags, _ = _parse(_EvaluateFlags, argv, prog="evaluate")
+    flags, _ = parse(_EvaluateFlags, argv, prog="evaluate")
     from rich.console import Console
 
     _hush()
@@ -303,7 +305,7 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
-    flags, _ = _parse(_ReportFlags, argv, prog="report")
+    flags, _ = parse(_ReportFlags, argv, prog="report")
     if not flags.runs:
         raise ValueError("Expected at least one run folder, got none.")
     if flags.out is not None and flags.out.is_dir():
@@ -320,7 +322,7 @@ def _report(argv: list[str]) -> int:
 
 
 def _merge(argv: list[str]) -> int:
-    flags, _ = _parse(_MergeFlags, argv, prog="merge")
+    flags, _ = parse(_MergeFlags, argv, prog="merge")
     _hush()
     from agents.merge import merge
 
@@ -329,7 +331,7 @@ def _merge(argv: list[str]) -> int:
 
 
 def _push(argv: list[str]) -> int:
-    flags, _ = _parse(_PushFlags, argv, prog="push")
+    flags, _ = parse(_PushFlags, argv, prog="push")
     from agents.hub import push
 
     print(*push(flags.run, flags.repository, public=flags.public), sep="\n")
@@ -337,10 +339,12 @@ def _push(argv: list[str]) -> int:
 
 
 def _play(argv: list[str]) -> int:
-    flags, _ = _parse(_PlayFlags, argv, prog="play")
+    flags, _ = parse(_PlayFlags, argv, prog="play")
     from agents.play import play
 
-    read = TrainConfig(reward_sharing=flags.reward_sharing, task_options=flags.task_options)
+    read = TrainConfig(
+        task=flags.task, reward_sharing=flags.reward_sharing, task_options=flags.task_options
+    )
     parsed = {"reward_sharing": read.sharing, "task_options": read.task_arguments}
     play(load=_load_policy, **{**dataclasses.asdict(flags), **parsed})
     return 0
@@ -366,30 +370,3 @@ def _hush() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-
-
-def _program() -> str:
-    """Return how the commands were called: by the command `cory`, or as a module."""
-    return "cory" if Path(sys.argv[0]).stem == "cory" else "python -m agents"
-
-
-def _parse(
-    kind: type[Any], argv: list[str], *, prog: str, default: Any = None, unknown: bool = False
-) -> tuple[Any, list[str]]:
-    """Parse flags into a dataclass; raise ValueError with one line where tyro would draw a box."""
-    options: dict[str, Any] = {"prog": f"{_program()} {prog}", "return_unknown_args": True}
-    if default is not None:
-        options["default"] = default
-    drawn = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(drawn):
-            parsed, rest = tyro.cli(kind, args=argv, **options)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        lines = [line.strip(" │") for line in drawn.getvalue().splitlines()[1:]]
-        until = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-        raise ValueError(" ".join(lines[:until])) from None
-    if rest and not unknown:
-        raise ValueError(f"Expected flags that `{prog} --help` lists, got {' '.join(rest)}.")
-    return parsed, rest

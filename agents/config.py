@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
+
+from agents.algorithms import ALGORITHMS
+from agents.fields import plain_value
+from agents.models import NAMED_MODELS
+from agents.sources import check_source
+from cory_env.game import SHARINGS
+from cory_env.names import check_arguments, known_arguments, unknown_name
+from cory_env.registry import REWARDS, TASKS
 
 _AT_LEAST_0 = (
     *("seed", "observers", "swap_every", "kl_coef", "kl_target", "value_clip", "value_coef"),
@@ -24,6 +32,7 @@ _ABOVE_0 = (
 )
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
+_DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
 
 _PPO = {
     **{"kl": "exact", "whitening": "role", "normalization": "constant", "ratio": "token"},
@@ -37,9 +46,12 @@ you off-policy RL training", who introduce the cap; huggingface/trl, `vllm_impor
 """
 
 
+@known_arguments
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides a run.
+
+    Lists, tuples and mappings are taken where a field holds several names, and become texts.
 
     Raises:
         ValueError: if a value is out of range, or two do not go together.
@@ -223,7 +235,29 @@ class TrainConfig:
         return f"TrainConfig({', '.join(changed)})"
 
     def __post_init__(self) -> None:
-        """Check ranges and cross-field rules."""
+        """Check types, ranges, cross-field rules and names."""
+        self._check_values()
+        self.check_names()
+
+    def check_names(self) -> None:
+        """Check that what is looked up by its name is there, without loading or asking for it.
+
+        Raises:
+            ValueError: if a name is unknown; says which one was probably meant.
+        """
+        TASKS.check(self.task)
+        task = TASKS.find(self.task)
+        option = f"an option of the task {self.task}"
+        check_arguments(task, self.task_arguments, option, besides="split")
+        ALGORITHMS.check(self.algorithm)
+        for model in self.models:
+            check_source("model", model, NAMED_MODELS)
+        if self.reward:
+            check_source("reward", self.reward, REWARDS.known())
+
+    def _check_values(self) -> None:
+        for name, kind in get_type_hints(TrainConfig).items():
+            object.__setattr__(self, name, plain_value(name, kind, getattr(self, name)))
         for name in _AT_LEAST_0:
             _expect(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         for name in _AT_LEAST_1:
@@ -232,12 +266,13 @@ class TrainConfig:
             _expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("gamma", "gae_lambda", "top_p", "engine_memory"):
             _expect(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
-        for name, kind in get_type_hints(TrainConfig).items():
-            if choices := get_args(kind):
-                value = getattr(self, name)
-                _expect(value in choices, name, f"one of {', '.join(choices)}", value)
         for name in self.tracker_names:
-            _expect(name in TRACKERS, "trackers", f"among {', '.join(TRACKERS)}", name)
+            if name not in TRACKERS:
+                raise ValueError(unknown_name("a tracker", TRACKERS, name))
+        if self.device.split(":")[0] not in _DEVICES:
+            raise ValueError(unknown_name("a device", _DEVICES, self.device))
+        if isinstance(self.sharing, str) and self.sharing not in SHARINGS:
+            raise ValueError(unknown_name("a reward_sharing or a number", SHARINGS, self.sharing))
         if self.batch_size % self.minibatch_size:
             raise ValueError(
                 f"Expected minibatch_size to divide batch_size, got {self.minibatch_size} and "
@@ -437,12 +472,21 @@ class TrainConfig:
         """Build a configuration from `to_json`.
 
         Raises:
-            ValueError: if a name is unknown.
+            ValueError: if there is no such field, or a value is out of range. Names of tasks,
+                rewards and algorithms are not looked up: `check_names` does that.
         """
-        unknown = values.keys() - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"Expected fields of TrainConfig, got {', '.join(sorted(unknown))}.")
-        return cls(**values)
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                listed = "`train --help` lists them"
+                raise ValueError(
+                    unknown_name("a field of the configuration", known, name, listed=listed)
+                )
+        config = object.__new__(cls)
+        for field in fields(cls):
+            object.__setattr__(config, field.name, values.get(field.name, field.default))
+        config._check_values()
+        return config
 
 
 def _value(text: str) -> bool | int | float | str:

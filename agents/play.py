@@ -24,6 +24,7 @@ from rich.text import Text
 from agents.tasks import build_task
 from cory_env import Example, raw_env
 from cory_env.game import Rules
+from cory_env.names import unknown_name
 from cory_env.rendering import query_line, reward_table, turn_panel, visible
 from cory_env.tokenization import load_tokenizer
 
@@ -67,7 +68,7 @@ def play(
     rules = env.rules
     seat = seat or rules.roles[min(1, rules.observers)]
     if seat not in rules.agents:
-        raise ValueError(f"Expected --seat to be one of {', '.join(rules.agents)}, got {seat!r}.")
+        raise ValueError(unknown_name("a --seat", rules.agents, seat))
     if seed is not None and seed < 0:
         raise ValueError(f"Expected --seed to be at least 0, got {seed}.")
     rng = np.random.default_rng(seed)

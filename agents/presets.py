@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cory_env.names import unknown_name
+
 Preset = Callable[[], dict[str, Any]]
 
 
@@ -192,5 +194,5 @@ def preset_values(name: str) -> dict[str, Any]:
         ValueError: if there is no such preset.
     """
     if name not in PRESETS:
-        raise ValueError(f"Expected a preset ({', '.join(PRESETS)}), got {name!r}.")
+        raise ValueError(unknown_name("a preset", PRESETS, name))
     return PRESETS[name]()

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from agents.sources import check_repository
 from cory_env.types import Example, Float64Array
 
 
@@ -104,6 +105,7 @@ class ClassifierReward:
 
 
 def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    check_repository("sequence classifier", name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         architectures = config.architectures or []

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
-from agents.algorithms import algorithm_class
+from agents.algorithms import ALGORITHMS
 from agents.backbone import pick_device
 from agents.cards import write_cards
 from agents.checkpoint import (
@@ -35,6 +35,7 @@ from agents.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from agents.checks import check_before_loading
 from agents.config import TrainConfig
 from agents.engines import BuiltinEngine, Engine, make_engine
 from agents.errors import DivergenceError, EngineError
@@ -71,6 +72,7 @@ from agents.trackers import check_trackers, open_trackers
 from agents.types import Rollout, TrainBatch, Turn
 from agents.world import World, join_world
 from cory_env import RewardError
+from cory_env.names import known_arguments
 
 MAX_SKIPPED = 10
 """Updates in a row without a finite loss and gradient after which a run is given up."""
@@ -105,7 +107,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, world: World | None = None):
         """Build everything that learns; the cheap checks come before the model is loaded."""
         self.world = world or World()
-        algorithm = algorithm_class(config.algorithm)
+        algorithm = ALGORITHMS.find(config.algorithm)
         task = build_task(config.task, config.train_split, config.task_arguments)
         reward = build_reward(config, task)
         self.config = config = config.resolved(algorithm.defaults)
@@ -425,6 +427,7 @@ def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opt
     return optimizer
 
 
+@known_arguments
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Run:
     """Train, writing the run folder as it goes.
 
@@ -440,6 +443,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
             then.
         EngineError: if the engine is unusable, or fails; in a run, the iterations before are saved.
     """
+    _check(config)
     check_launcher()
     world = join_world(pick_device(config.device))
     folder, console = config.run_folder, console or Console()
@@ -483,6 +487,19 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     world.any(False)  # the first one has written all that the others may read
     metrics = read_metrics(folder / "metrics.jsonl")
     return Run(folder=folder, metrics=metrics, evaluation=evaluation, interrupted=interrupted)
+
+
+def _check(config: TrainConfig) -> None:
+    """Check the configuration before anything is loaded.
+
+    Raises:
+        ValueError: if it is none, or what it names is not there.
+    """
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"Expected a TrainConfig, got {config!r}: write train(TrainConfig(task=…, …))."
+        )
+    check_before_loading(config)
 
 
 def _learn(

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agents.algorithms import ALGORITHMS
 from agents.config import TrainConfig
+from cory_env.names import unknown_name
 
 Budget = Literal["episodes", "compute"]
 
@@ -120,9 +122,8 @@ def variant_changes(name: str) -> Mapping[str, Any]:
     """
     if name in VARIANTS:
         return VARIANTS[name]
-    from agents.algorithms import ALGORITHMS  # loads torch
-
     if name not in ALGORITHMS:
-        known = [*VARIANTS, *(a for a in ALGORITHMS if a not in VARIANTS)]
-        raise ValueError(f"Expected variants out of {', '.join(known)}, got {name!r}.")
+        known = list(dict.fromkeys([*VARIANTS, *ALGORITHMS]))
+        listed = "docs/compare.md lists them"
+        raise ValueError(unknown_name("a variant or an algorithm", known, name, listed=listed))
     return {"algorithm": name}

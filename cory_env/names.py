@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import wraps
 from numbers import Integral, Real
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 MOST_LISTED = 12
 """Names that a message of one line may list."""
@@ -18,8 +18,7 @@ _KINDS: dict[type, str] = {
     float: "a number",
     str: "a text",
 }
-_Parameters = ParamSpec("_Parameters")
-_Returned = TypeVar("_Returned")
+_Called = TypeVar("_Called", bound=Callable[..., Any])
 
 
 def nearest(word: object, names: Iterable[str]) -> str | None:
@@ -88,20 +87,24 @@ def is_a(kind: type, value: object) -> bool:
     return isinstance(value, kinds) and (kind is bool or not isinstance(value, bool))
 
 
-def known_arguments(
-    function: Callable[_Parameters, _Returned],
-) -> Callable[_Parameters, _Returned]:
-    """Let a function say which keyword arguments it takes when it is given another one."""
+def known_arguments(called: _Called) -> _Called:
+    """Let a function or class say which keyword arguments it takes when it is given another."""
+    function: Any = called.__init__ if inspect.isclass(called) else called
     names = [name for name in inspect.signature(function).parameters if name != "self"]
 
     @wraps(function)
-    def checked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Returned:
+    def checked(*args: Any, **kwargs: Any) -> Any:
         for name in kwargs:
             if name not in names:
-                raise TypeError(unknown_name(f"an argument of {function.__name__}", names, name))
+                of = f"an argument of {getattr(called, '__name__', called)}"
+                listed = "see its documentation"
+                raise TypeError(unknown_name(of, names, name, listed=listed))
         return function(*args, **kwargs)
 
-    return checked
+    if inspect.isclass(called):
+        setattr(called, "__init__", checked)  # noqa: B010 # a type checker would object
+        return cast("_Called", called)
+    return cast("_Called", checked)
 
 
 def _plain(name: str) -> str:

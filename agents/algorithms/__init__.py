@@ -1,55 +1,58 @@
-"""Algorithms by name: registering one enrols it in the smoke and learning tests."""
+"""Algorithms by name: registering one enrols it in the smoke and learning tests.
+
+The names are known without loading torch; an algorithm's module is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agents.algorithms.base import Algorithm
-from agents.algorithms.dr_grpo import DrGRPO
-from agents.algorithms.grpo import GRPO
-from agents.algorithms.gspo import GSPO
-from agents.algorithms.happo import HAPPO
-from agents.algorithms.ippo import IPPO
-from agents.algorithms.mappo import MAPPO
-from agents.algorithms.reinforce_plus_plus import ReinforcePlusPlus
-from agents.algorithms.rloo import RLOO
+from cory_env.registry import Registry
 
-ALGORITHMS: dict[str, type[Algorithm]] = {
-    "mappo": MAPPO,
-    "ippo": IPPO,
-    "ppo": IPPO,
-    "happo": HAPPO,
-    "reinforce++": ReinforcePlusPlus,
-    "rloo": RLOO,
-    "grpo": GRPO,
-    "dr_grpo": DrGRPO,
-    "gspo": GSPO,
-}
+if TYPE_CHECKING:
+    from agents.algorithms.base import Algorithm
+
+_Class = TypeVar("_Class", bound="type[Algorithm]")
+
+ALGORITHMS: Registry[type[Algorithm]] = Registry(
+    "algorithm",
+    {
+        "mappo": "agents.algorithms.mappo:MAPPO",
+        "ippo": "agents.algorithms.ippo:IPPO",
+        "ppo": "agents.algorithms.ippo:IPPO",
+        "happo": "agents.algorithms.happo:HAPPO",
+        "reinforce++": "agents.algorithms.reinforce_plus_plus:ReinforcePlusPlus",
+        "rloo": "agents.algorithms.rloo:RLOO",
+        "grpo": "agents.algorithms.grpo:GRPO",
+        "dr_grpo": "agents.algorithms.dr_grpo:DrGRPO",
+        "gspo": "agents.algorithms.gspo:GSPO",
+    },
+)
 """`ppo` is `ippo` on a game without observers: the baseline differs from CORY in nothing but the
 game."""
 
 
-def register_algorithm(name: str) -> Callable[[type[Algorithm]], type[Algorithm]]:
-    """Return a decorator that registers an algorithm under a new name."""
-    if name in ALGORITHMS:
-        raise ValueError(f"Expected a new algorithm name, got {name!r}, which is registered.")
+def register_algorithm(name: str) -> Callable[[_Class], _Class]:
+    """Return a decorator that registers an algorithm.
 
-    def add(algorithm: type[Algorithm]) -> type[Algorithm]:
-        ALGORITHMS[name] = algorithm
+    Raises:
+        ValueError: in the decorator, if the name is taken.
+    """
+
+    def add(algorithm: _Class) -> _Class:
+        ALGORITHMS.register(name, algorithm)
         return algorithm
 
     return add
 
 
-def algorithm_class(name: str) -> type[Algorithm]:
-    """Return a registered algorithm.
+def __getattr__(name: str) -> Any:
+    if name != "Algorithm":
+        raise AttributeError(f"module 'agents.algorithms' has no attribute {name!r}")
+    from agents.algorithms.base import Algorithm
 
-    Raises:
-        ValueError: if there is none of this name.
-    """
-    if name not in ALGORITHMS:
-        raise ValueError(f"Expected an algorithm ({', '.join(ALGORITHMS)}), got {name!r}.")
-    return ALGORITHMS[name]
+    return Algorithm
 
 
-__all__ = ["ALGORITHMS", "IPPO", "MAPPO", "Algorithm", "algorithm_class", "register_algorithm"]
+__all__ = ["ALGORITHMS", "Algorithm", "register_algorithm"]

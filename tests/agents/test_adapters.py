@@ -263,8 +263,8 @@ def test_quantization_without_bitsandbytes_says_what_to_install(monkeypatch):
         ({"lora_targets": ""}, "lora_targets to be"),
         ({"lora_rank_pattern": "mlp:2"}, "NAME=RANK .*got 'mlp:2': try --lora-rank-pattern"),
         ({"lora_rank_pattern": "mlp=0"}, "ranks of at least 1 .*got 'mlp=0'"),
-        ({"quantization": "2bit"}, "quantization to be one of none, 8bit, 4bit"),
-        ({"adapter": "qlora"}, "adapter to be one of lora, dora, full"),
+        ({"quantization": "2bit"}, "value of quantization .none, 8bit, 4bit"),
+        ({"adapter": "qlora"}, "value of adapter .lora, dora, full"),
     ],
 )
 def test_settings_of_adapters_that_do_not_go_together_are_refused(changes, message):

@@ -196,7 +196,7 @@ def test_a_reward_that_is_neither_registered_nor_a_classifier_is_named(
         "--out",
         str(tmp_path / "run"),
     ]
-    fails(capsys, argv, "registered reward", "sentiment")
+    fails(capsys, argv, "Expected a reward", "sentiment", "no such file or folder")
 
 
 def test_a_model_that_does_not_exist_is_named(capsys, tmp_path):
@@ -209,7 +209,7 @@ def test_a_model_that_does_not_exist_is_named(capsys, tmp_path):
         "--out",
         str(tmp_path / "run"),
     ]
-    fails(capsys, argv, "causal language model", "nothing")
+    fails(capsys, argv, "Expected a model", "nothing", "no such file or folder")
     assert not (tmp_path / "run").exists()
 
 

@@ -186,7 +186,7 @@ def test_an_interrupt_saves_every_run_and_a_second_call_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--variants", "nothing"), "variants out of ppo, cory-mappo"),
+        (("--variants", "nothing"), "a variant or an algorithm"),
         (("--seeds", "0"), "seeds to be at least 1"),
         (("--evaluation-queries", "0"), "evaluation_queries to be at least 1"),
         (("--kl-coefs", "much"), "much"),

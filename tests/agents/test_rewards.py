@@ -139,7 +139,7 @@ def test_a_batch_size_of_zero_is_refused(folder):
 
 
 def test_a_missing_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"Expected a sequence classifier .*got '.*nowhere'"):
+    with pytest.raises(ValueError, match=r"Expected a sequence classifier.*got '.*nowhere'"):
         ClassifierReward(tmp_path / "nowhere")
 
 

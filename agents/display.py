@@ -69,7 +69,7 @@ def plain_line(row: MetricRow, progress: Progress) -> str:
             f"{name} {role:<10}"
             f" reward {_fixed(number(row, f'{name}/task_reward'))}"
             f" kl {_fixed(number(row, f'{name}/kl'))}"
-            f" combined {_fixed(number(row, f'{name}/combined_reward'))}"
+            f" reward-eta*kl {_fixed(number(row, f'{name}/combined_reward'))}"
         )
     rate = number(row, "tokens_per_second")
     parts.append(f"{'-' if math.isnan(rate) else f'{rate:.0f}':>6} tok/s")

@@ -4,7 +4,7 @@
     python -m benchmarks.environment --json FILE         # the same figures for programs
     python -m benchmarks.environment --short             # a few seconds: checks that it runs
 
-Needs `pip install "cory-env[benchmarks]"`. Times are the processor's, of one thread, and medians
+Needs `pip install -e ".[benchmarks]"`. Times are the processor's, of one thread, and medians
 over rounds in which all candidates take turns: a busy machine slows all alike. Trust the ratios.
 """
 

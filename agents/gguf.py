@@ -123,8 +123,7 @@ def _write(file: Path, folder: Path, dtype: torch.dtype) -> None:
 def _read(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if find_spec("gguf") is None:
         raise ValueError(
-            f"Expected the package gguf to read {file.name}, found none: "
-            'pip install -c constraints.txt -e ".[agents,gguf]".'
+            f"Expected the package gguf to read {file.name}, found none: pip install gguf."
         )
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -22,7 +22,7 @@ from agents.checks import check_before_loading
 from agents.config import TrainConfig
 from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.flags import parse, program
-from agents.presets import PRESETS, preset_values
+from agents.presets import starting_values
 from cory_env import RewardError, __version__
 from cory_env.names import unknown_name
 
@@ -54,6 +54,10 @@ class _TrainFlags:
     """Go on from the last checkpoint of the run."""
     out: str = ""
     """Run folder; empty for runs/TASK."""
+    model: str = ""
+    """See the configuration: what a run starts from goes by it."""
+    adapter: str = ""
+    """See there."""
     push_to_hub: str = ""
     """ORG/NAME: at the end upload the policies, as `push` does, to private repositories."""
 
@@ -77,6 +81,10 @@ class _CompareFlags:
     """Values of η, for frontiers."""
     learning_rates: tuple[float, ...] = ()
     """Values of the learning rate."""
+    model: str = ""
+    """See `train --help`: what a run starts from goes by it."""
+    adapter: str = ""
+    """See there."""
     budget: Literal["episodes", "compute"] = "episodes"
     """What is equal: the episodes of a policy, or the responses of a run."""
     jobs: int = 0
@@ -219,9 +227,10 @@ def _train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         parse(TrainConfig, argv, prog="train TASK [--preset P] [--resume]")
     flags, rest = parse(_TrainFlags, argv, prog="train", more=TrainConfig)
-    start = _starting_point(flags)
+    start, chosen = _starting_point(flags)
     config, _ = parse(TrainConfig, rest, prog="train", default=start)
     check_before_loading(config)
+    _say(chosen)
     if flags.push_to_hub:
         from agents.hub import check_push
 
@@ -245,9 +254,10 @@ def _compare(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         parse(_CompareFlags, argv, prog="compare")
     flags, rest = parse(_CompareFlags, argv, prog="compare", more=TrainConfig)
-    name = flags.preset or (flags.task if flags.task in PRESETS else "")
-    start = TrainConfig(**{**(preset_values(name) if name else {}), "task": flags.task})
-    base, _ = parse(TrainConfig, rest, prog="compare", default=start)
+    values, chosen = _starting_values(flags)
+    base, _ = parse(TrainConfig, rest, prog="compare", default=TrainConfig(**values))
+    check_before_loading(base)
+    _say(chosen)
     for field in ("seeds", "evaluation_queries"):
         value = getattr(flags if field == "seeds" else base, field)
         if value < 1:
@@ -269,17 +279,30 @@ def _compare(argv: list[str]) -> int:
     )
 
 
-def _starting_point(flags: _TrainFlags) -> TrainConfig:
-    """Return the configuration that the other flags change."""
+def _starting_point(flags: _TrainFlags) -> tuple[TrainConfig, str]:
+    """Return the configuration that the other flags change, and what to say of it."""
     chosen = {"task": flags.task, "out": flags.out}
     if flags.resume:
+        given = {"model": flags.model, "adapter": flags.adapter}
+        chosen |= {name: value for name, value in given.items() if value}
         from agents.run_folder import read_config
 
         stored = read_config(TrainConfig(task=flags.task, out=flags.out).run_folder)
-        return dataclasses.replace(stored, **chosen)
-    name = flags.preset or (flags.task if flags.task in PRESETS else "")
-    values = preset_values(name) if name else {}
-    return TrainConfig(**{**values, **chosen})
+        return dataclasses.replace(stored, **chosen), ""
+    values, line = _starting_values(flags)
+    return TrainConfig(**{**values, "out": flags.out}), line
+
+
+def _starting_values(flags: _TrainFlags | _CompareFlags) -> tuple[dict[str, Any], str]:
+    return starting_values(
+        flags.task, preset=flags.preset, model=flags.model, adapter=flags.adapter
+    )
+
+
+def _say(line: str) -> None:
+    """Tell the user something, once for all processes of a run."""
+    if line and os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def _evaluate(argv: list[str]) -> int:

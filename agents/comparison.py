@@ -6,11 +6,13 @@ Runs that differ in nothing but the seed are one configuration, drawn as one cur
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from agents.curves import Band, band_svg
+from agents.curves import NUM_COLOURS, NUM_STYLES, Band, band_svg
 from agents.page import (
     EVALUATION_COLUMNS,
     RunFiles,
@@ -47,15 +49,24 @@ _NOT_DECIDING = {"seed", "out", "trackers", "save_every", "keep", "sample_every"
 """Fields in which runs of one configuration may differ."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+_MANY_RUNS = 8
+"""From here on what there is of every single run is folded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
     """A run on the page."""
 
     run: RunFiles
+    folder: Path
     label: str
     """Different for every run."""
-    group: int
-    """Number of its configuration."""
+    group: str
+    """What its configuration is called: the runs of one are drawn as one curve."""
+    colour: int
+    """Number of the colour of its configuration."""
+    style: int = 0
+    """Number of its line style, for configurations of one colour."""
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
@@ -68,24 +79,49 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     twice = next((run for run in runs if folders.count(run.resolve()) > 1), None)
     if twice is not None:
         raise ValueError(f"Expected every run once, got {twice} more often.")
-    labels = _labels(folders)
-    configs: list[dict[str, object]] = []
-    entries: list[_Entry] = []
-    for folder, label in zip(folders, labels, strict=True):
-        run = read_run(folder)
-        config = {key: v for key, v in run.config.items() if key not in _NOT_DECIDING}
-        if config not in configs:
-            configs.append(config)
-        entries.append(_Entry(run, label, configs.index(config)))
+    return write_page(_entries(folders), out)
+
+
+def write_page(entries: Sequence[Entry], out: Path, lead: Sequence[str] = ()) -> Path:
+    """Write the page of some runs and return its path.
+
+    Args:
+        entries: The runs, those of one configuration with one name and colour.
+        out: The file.
+        lead: Sections that come before those about the runs.
+    """
     sections = [
-        _header(entries, len(configs)),
-        _differences(entries),
+        _header(entries),
+        *lead,
+        _differences(entries, out.resolve().parent),
         _curves(entries),
         _figures(entries),
         _texts(entries),
     ]
-    write_atomically(out, document(f"{len(runs)} runs", sections))
+    write_atomically(out, document(f"{len(entries)} runs", sections))
     return out
+
+
+def _entries(folders: Sequence[Path]) -> list[Entry]:
+    """One configuration for all runs that differ in nothing but the seed."""
+    runs, labels = [read_run(folder) for folder in folders], _labels(folders)
+    configs: list[dict[str, object]] = []
+    numbers: list[int] = []
+    for run in runs:
+        config = {key: v for key, v in run.config.items() if key not in _NOT_DECIDING}
+        if config not in configs:
+            configs.append(config)
+        numbers.append(configs.index(config))
+    fields = [key for key in _differing(runs) if key not in _NOT_DECIDING]
+    entries: list[Entry] = []
+    for run, folder, label, place in zip(runs, folders, labels, numbers, strict=True):
+        values = ", ".join(f"{key} {value_text(run.config.get(key))}" for key in fields)
+        colour, style = place % NUM_COLOURS, place // NUM_COLOURS
+        name = values or labels[numbers.index(place)]
+        entries.append(
+            Entry(run=run, folder=folder, label=label, group=name, colour=colour, style=style)
+        )
+    return entries
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -97,27 +133,27 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return labels
 
 
-def _group_label(entries: Sequence[_Entry], group: int) -> str:
-    """What is unlike the other configurations; the run's name where nothing is."""
-    own = [entry for entry in entries if entry.group == group]
-    fields = [key for key in _differing(entries) if key not in _NOT_DECIDING]
-    values = [f"{key} {value_text(own[0].run.config.get(key))}" for key in fields]
-    return ", ".join(values) or own[0].label
-
-
-def _differing(entries: Sequence[_Entry]) -> list[str]:
+def _differing(runs: Sequence[RunFiles]) -> list[str]:
     """The fields of the configuration that have more than one value, `out` left out."""
-    keys = dict.fromkeys(key for entry in entries for key in entry.run.config)
+    keys = dict.fromkeys(key for run in runs for key in run.config)
     return [
         key
         for key in keys
-        if key != "out"
-        and any(entry.run.config.get(key) != entries[0].run.config.get(key) for entry in entries)
+        if key != "out" and any(run.config.get(key) != runs[0].config.get(key) for run in runs)
     ]
 
 
-def _header(entries: Sequence[_Entry], num_groups: int) -> str:
+def _groups(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The runs of every configuration."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.group, []).append(entry)
+    return groups
+
+
+def _header(entries: Sequence[Entry]) -> str:
     tasks = dict.fromkeys(str(entry.run.config.get("task", "?")) for entry in entries)
+    num_groups = len(_groups(entries))
     configurations = "one configuration" if num_groups == 1 else f"{num_groups} configurations"
     return (
         f'<header>\n<p class="eyebrow">Comparison</p>\n<h1>{escaped(", ".join(tasks))}</h1>\n'
@@ -125,36 +161,63 @@ def _header(entries: Sequence[_Entry], num_groups: int) -> str:
     )
 
 
-def _differences(entries: Sequence[_Entry]) -> str:
-    fields = _differing(entries)
+def _section(title: str, note: str, body: str, *, folded: bool = False) -> str:
+    """A section, or one whose body is unfolded by a click."""
+    text = f'<p class="note">{note}</p>\n{body}'
+    if folded:
+        text = f"<details><summary><h2>{title}</h2></summary>\n{text}</details>"
+    else:
+        text = f"<h2>{title}</h2>\n{text}"
+    return f"<section>\n{text}\n</section>"
+
+
+def _link(entry: Entry, base: Path) -> str:
+    """The label of a run, which leads to its own page where it has one."""
+    page = entry.folder / "report.html"
+    if not page.is_file():
+        return escaped(entry.label)
+    address = quote(Path(os.path.relpath(page.resolve(), base)).as_posix())
+    return f'<a href="{address}">{escaped(entry.label)}</a>'
+
+
+def _differences(entries: Sequence[Entry], base: Path) -> str:
+    fields = _differing([entry.run for entry in entries])
     head = "".join(f'<th scope="col">{escaped(field)}</th>' for field in fields)
     body = "".join(
-        f'<tr class="{colour_class(entry.group)}"><th scope="row">{escaped(entry.label)}</th>'
+        f'<tr class="{colour_class(entry.colour)}"><th scope="row">{_link(entry, base)}</th>'
         + "".join(f"<td>{escaped(value_text(entry.run.config.get(f, '–')))}</td>" for f in fields)
         + f"<td>{len(entry.run.rows)}</td></tr>\n"
         for entry in entries
     )
-    return (
-        '<section>\n<h2>What differs</h2>\n<p class="note">Fields of the configuration that are '
-        "not the same in all runs; runs of one colour differ in the seed alone.</p>\n"
+    return _section(
+        "What differs",
+        "Fields of the configuration that are not the same in all runs. A name leads to the page "
+        "of its run.",
         f'<div class="wide"><table><thead><tr><th></th>{head}<th scope="col">done</th></tr></thead>'
-        f"\n<tbody>\n{body}</tbody></table></div>\n</section>"
+        f"\n<tbody>\n{body}</tbody></table></div>",
+        folded=len(entries) >= _MANY_RUNS,
     )
 
 
-def _curves(entries: Sequence[_Entry]) -> str:
-    groups = sorted({entry.group for entry in entries})
-    legend = "".join(
-        f'<li class="{colour_class(group)}">{escaped(_group_label(entries, group))}</li>'
-        for group in groups
+def legend(entries: Sequence[Entry]) -> str:
+    """Return the names of the configurations in the colours and styles of their lines."""
+    items = "".join(
+        f'<li class="{colour_class(own[0].colour)} style-{own[0].style % NUM_STYLES}">'
+        f"{escaped(group)}</li>"
+        for group, own in _groups(entries).items()
     )
+    return f'<ul class="legend">{items}</ul>\n'
+
+
+def _curves(entries: Sequence[Entry]) -> str:
+    groups = _groups(entries).values()
     panels, by_seat = "", ""
     for metric, title, caption in _CURVES:
-        bands = [_band(entries, group, metric) for group in groups]
+        bands = [_band(own, metric) for own in groups]
         if any(band.lines for band in bands):
             panels += panel(title, caption, band_svg(bands, f"all-{metric}-"))
     for role in _roles(entries):
-        bands = [_band(entries, group, "task_reward", role) for group in groups]
+        bands = [_band(own, "task_reward", role) for own in groups]
         title = f"Task reward of {escaped(role.removesuffix('_0'))}"
         if any(band.lines for band in bands):
             svg = band_svg(bands, f"{len(by_seat)}-role-")
@@ -162,24 +225,24 @@ def _curves(entries: Sequence[_Entry]) -> str:
     if not panels:
         return ""
     seats = f'<div class="panels small seats">{by_seat}</div>' if by_seat else ""
-    return (
-        '<section>\n<h2>Training</h2>\n<p class="note">A line is the mean over a configuration’s '
-        "seeds of the mean over the policies, smoothed as in the page of a run; its band reaches "
-        "from the lowest to the highest seed.</p>\n"
-        f'<ul class="legend">{legend}</ul>\n<div class="panels">{panels}</div>\n{seats}</section>'
+    return _section(
+        "Training",
+        "A line is the mean over a configuration’s seeds of the mean over the policies, smoothed "
+        "as in the page of a run; its band reaches from the lowest to the highest seed.",
+        f'{legend(entries)}<div class="panels">{panels}</div>\n{seats}',
     )
 
 
-def _roles(entries: Sequence[_Entry]) -> list[str]:
+def _roles(entries: Sequence[Entry]) -> list[str]:
     """All roles, if there is more than one."""
     roles = dict.fromkeys(role for entry in entries for role in by_role(entry.run.rows)[0])
     return list(roles) if len(roles) > 1 else []
 
 
-def _band(entries: Sequence[_Entry], group: int, metric: str, role: str | None = None) -> Band:
+def _band(own: Sequence[Entry], metric: str, role: str | None = None) -> Band:
     """One line per seed of a configuration: a metric averaged over policies, or of one role."""
     lines: list[dict[int, float]] = []
-    for run in (entry.run for entry in entries if entry.group == group):
+    for run in (entry.run for entry in own):
         names, rows = ([role], by_role(run.rows)[1]) if role else (policy_names(run.rows), run.rows)
         line = {
             int(number(row, "iteration")): finite_mean(
@@ -189,10 +252,10 @@ def _band(entries: Sequence[_Entry], group: int, metric: str, role: str | None =
         }
         if any(math.isfinite(value) for value in line.values()):
             lines.append(line)
-    return Band(group, lines)
+    return Band(own[0].colour, lines, own[0].style)
 
 
-def _figures(entries: Sequence[_Entry]) -> str:
+def _figures(entries: Sequence[Entry]) -> str:
     known = [entry for entry in entries if entry.run.evaluation]
     rows = [(entry, row) for entry in known for row in evaluation_rows(entry.run.evaluation)]
     if not rows:
@@ -201,7 +264,7 @@ def _figures(entries: Sequence[_Entry]) -> str:
     scales = {key: column_scale(interval_of(row, key) for _, row in rows) for key in keys}
     head = "".join(f'<th scope="col">{title}</th>' for _, title in EVALUATION_COLUMNS)
     body = "".join(
-        f'<tr class="{colour_class(entry.group)}"><th scope="row">{escaped(entry.label)}<br>'
+        f'<tr class="{colour_class(entry.colour)}"><th scope="row">{escaped(entry.label)}<br>'
         f'<span class="when">{escaped(row.get("name", ""))}</span></th>'
         + "".join(interval_cell(interval_of(row, key), scales[key]) for key in keys)
         + "</tr>\n"
@@ -209,11 +272,13 @@ def _figures(entries: Sequence[_Entry]) -> str:
     )
     hows = dict.fromkeys(_how(entry.run.evaluation) for entry in known)
     unlike = " The runs were not scored alike." if len(hows) > 1 else ""
-    return (
-        f'<section>\n<h2>Evaluation</h2>\n<p class="note">{escaped("; ".join(hows))}.{unlike} '
-        "Beside each mean its 95 % bootstrap interval.</p>\n"
+    return _section(
+        "Evaluation of every run",
+        f"{escaped('; '.join(hows))}.{unlike} Beside each mean its 95 % bootstrap interval over "
+        "queries.",
         f'<div class="wide"><table class="evaluation">\n<thead><tr><th></th>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>\n</section>"
+        f"<tbody>\n{body}</tbody></table></div>",
+        folded=len(entries) >= _MANY_RUNS,
     )
 
 
@@ -222,18 +287,18 @@ def _how(evaluation: Mapping[str, object]) -> str:
     return f"{evaluation.get('num_queries')} queries of {evaluation.get('split')}, {decoding}"
 
 
-def _texts(entries: Sequence[_Entry]) -> str:
+def _texts(entries: Sequence[Entry]) -> str:
     queries = dict.fromkeys(row["query"] for entry in entries for row in entry.run.samples)
-    blocks = "".join(_query_block(query, entries) for query in queries)
-    return (
-        '<section>\n<h2>The same queries</h2>\n<p class="note">The last texts of every run, each '
-        f"policy alone, below one of a reference.</p>\n{blocks}</section>"
-        if queries
-        else ""
+    few = len(entries) < _MANY_RUNS
+    blocks = "".join(
+        _query_block(query, entries, unfolded=few or not place)
+        for place, query in enumerate(queries)
     )
+    note = "The last texts of every run, each policy alone, below one of a reference."
+    return _section("The same queries", note, blocks) if queries else ""
 
 
-def _query_block(query: str, entries: Sequence[_Entry]) -> str:
+def _query_block(query: str, entries: Sequence[Entry], *, unfolded: bool) -> str:
     reference, columns = "", ""
     for entry in entries:
         rows = [row for row in entry.run.samples if row["query"] == query]
@@ -249,11 +314,11 @@ def _query_block(query: str, entries: Sequence[_Entry]) -> str:
         )
         if items:
             columns += (
-                f'<div class="{colour_class(entry.group)}"><h4>{escaped(entry.label)}</h4>\n'
+                f'<div class="{colour_class(entry.colour)}"><h4>{escaped(entry.label)}</h4>\n'
                 f"<ol>\n{items}</ol></div>"
             )
     return (
-        f'<details open><summary class="query">{escaped(query)}</summary>\n'
+        f'<details{" open" * unfolded}><summary class="query">{escaped(query)}</summary>\n'
         f'<ol class="reference">{reference}</ol>\n<div class="texts">{columns}</div></details>\n'
     )
 

@@ -53,6 +53,9 @@ _MANY_SWAPS = 20
 """From here on the lines that mark swaps pale, so that they do not hide the curves."""
 _PRINT_COLOURS = ("#0072b2", "#d55e00", "#00805e", "#b0518a", "#3a8fbf", "#8a6d00")
 """Those of the page in its light scheme."""
+_STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+NUM_STYLES = len(_STYLES)
+"""Line styles for configurations of one colour."""
 _LEVELS = 8
 """Shades of a heat map."""
 _MOST_COLUMNS = 60
@@ -119,6 +122,8 @@ class Band:
     """Number of the colour."""
     lines: Sequence[Mapping[int, float]]
     """Per run, value by iteration."""
+    style: int = 0
+    """Number of the line style."""
 
 
 def band_svg(bands: Sequence[Band], prefix: str) -> str:
@@ -149,7 +154,8 @@ def band_svg(bands: Sequence[Band], prefix: str) -> str:
             low, high = np.nanmin(smoothed, axis=0), np.nanmax(smoothed, axis=0)
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
         mean = np.nanmean(smoothed, axis=0)
-        axes.plot(steps, mean, color=colour, linewidth=1.9, marker=marker, markersize=4)
+        (line,) = axes.plot(steps, mean, color=colour, linewidth=1.9, marker=marker, markersize=4)
+        line.set_linestyle(_STYLES[band.style % NUM_STYLES])
     _limit_iterations(axes, [{"iteration": min(drawn)}, {"iteration": max(drawn)}])
     _mark_zero(axes)
     _label_iterations(axes)
@@ -266,6 +272,38 @@ def plane_svg(rows: Sequence[MetricRow]) -> str:
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=_ROUND_STEPS))
     axes.set_xlabel("KL to the reference, nats", labelpad=2)
     return _svg(figure, "plane-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """Where the runs of one variant are in the plane of KL and task reward."""
+
+    colour: int
+    """Number of the colour."""
+    runs: Sequence[tuple[float, float]]
+    """(KL, reward) of every run at its end."""
+    path: Sequence[tuple[float, float]]
+    """(KL, reward) along training, of all runs."""
+    means: Sequence[tuple[float, float]]
+    """(KL, reward) of every setting, the mean over its runs."""
+
+
+def clouds_svg(clouds: Sequence[Cloud]) -> str:
+    """Draw runs as dots, their training as dust, and a line through the means of the settings.
+
+    The further up and to the left, the better.
+    """
+    figure, axes = _figure(_WIDTH, _HEIGHT, 0.0)
+    for cloud in clouds:
+        colour = _policy_colour(cloud.colour)
+        if cloud.path:
+            axes.plot(*zip(*cloud.path, strict=True), "o", color=colour, alpha=0.25, markersize=1.5)
+        axes.plot(*zip(*cloud.runs, strict=True), "o", color=colour, alpha=0.5, markersize=4)
+        axes.plot(*zip(*sorted(cloud.means), strict=True), "o-", color=colour, markersize=7)
+    axes.margins(0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=_ROUND_STEPS))
+    axes.set_xlabel("KL to the reference, nats", labelpad=2)
+    return _svg(figure, "clouds-")
 
 
 def curves_png(rows: Sequence[MetricRow], path: FilePath) -> None:

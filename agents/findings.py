@@ -1,8 +1,7 @@
-"""The files of a comparison: results.json, two pictures, and one page with table and pictures."""
+"""The files of a comparison: results.json, two pictures for print, and the page of its runs."""
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,61 +11,132 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agents.curves import moving_mean, smoothing_window
+from agents.comparison import Entry, write_page
+from agents.curves import Cloud, clouds_svg, moving_mean, smoothing_window
 from agents.outcomes import Outcome, area_lines, run_mean, summary
-from agents.page import document, escaped
+from agents.page import (
+    cell,
+    colour_class,
+    column_scale,
+    escaped,
+    interval_cell,
+    panel,
+    read_run,
+)
 from agents.provenance import read_provenance, version_name, versions
 from agents.records import MetricRow, number, policy_names, read_metrics, write_atomically
 from agents.variants import Job
 
 _PANELS = {"task_reward": "task reward", "kl": "KL, nats", "combined_reward": "combined reward"}
+_FIGURES = {"reward": "Task reward", "kl": "KL, nats", "combined": "Combined"}
 _MARKS = "osD^vP*X<>"
 _NAMED = 3
 """Runs of one version that are named."""
 
 
 def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Path) -> Path:
-    """Write `results.json`, `curves.png`, `plane.png` and `compare.html`; return the page."""
+    """Write `results.json`, two pictures for print and `compare.html`; return the page."""
     write_atomically(folder / "results.json", json.dumps(list(outcomes), indent=2) + "\n")
     _curves_png(jobs, folder / "curves.png")
     _plane_png(outcomes, folder / "plane.png")
-    sections = [
-        "<h1>Comparison</h1>",
-        "<p>Policies alone on held-out queries. Means over seeds with 95 % bootstrap intervals; p "
-        "is of the paired sign-flip test of the combined reward against the first variant.</p>",
-        _table(outcomes),
-        _areas(outcomes),
-        _picture(
-            folder / "plane.png",
-            "Task reward against KL, every run, with dots along training; a line joins the means",
-        ),
-        _picture(folder / "curves.png", "Training: every run, and the mean of a variant"),
-        _items("Code", version_lines(jobs)),
+    lead = [_table(outcomes, version_lines(jobs)), _plane(outcomes)]
+    return write_page(_entries(jobs), folder / "compare.html", lead)
+
+
+def _entries(jobs: Sequence[Job]) -> list[Entry]:
+    """A colour for every variant, a line style for every setting."""
+    variants = list(dict.fromkeys(job.variant for job in jobs))
+    settings = list(dict.fromkeys(job.setting for job in jobs))
+    return [
+        Entry(
+            run=read_run(job.config.run_folder),
+            folder=job.config.run_folder,
+            label=job.name,
+            group=" ".join(filter(None, (job.variant, job.setting))),
+            colour=variants.index(job.variant),
+            style=settings.index(job.setting),
+        )
+        for job in sorted(jobs, key=lambda job: (variants.index(job.variant), job.setting))
     ]
-    write_atomically(folder / "compare.html", document("Comparison", sections))
-    return folder / "compare.html"
 
 
-def _table(outcomes: Sequence[Outcome]) -> str:
-    heads = ("variant", "setting", "runs", "reward", "KL", "combined", "distinct-2", "collapsed")
+def _table(outcomes: Sequence[Outcome], notes: Sequence[str]) -> str:
+    rows = summary(outcomes)
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    scales = {key: column_scale(row[key] for row in rows) for key in _FIGURES}
     body = ""
-    for row in summary(outcomes):
-        cells = [row["variant"], row["setting"], str(row["runs"])]
-        for figure in ("reward", "kl", "combined"):
-            mean, low, high = row[figure]
-            cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
-        cells.append(f"{row['distinct_2'][0]:.2f}")
-        cells.append(f"{row['collapsed']} of {row['policies']}")
-        cells.append("" if row["p"] is None else f"{row['p']:.3f}")
-        body += "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>\n"
-    head = "".join(f"<th>{head}</th>" for head in (*heads, "p"))
-    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
+    for row in rows:
+        colour = colour_class(variants.index(row["variant"]))
+        when = f'<br><span class="when">{escaped(row["setting"])}</span>' if row["setting"] else ""
+        cells = [
+            *(interval_cell(row[key], scales[key], title) for key, title in _FIGURES.items()),
+            cell("–" if row["p"] is None else f"{row['p']:.3f}", "p"),
+            cell(f"{row['distinct_2'][0]:.2f}", "Distinct-2"),
+            cell(f"{row['collapsed']} of {row['policies']}", "Collapsed"),
+            cell(str(row["runs"]), "Runs"),
+        ]
+        name = f'<th scope="row">{escaped(row["variant"])}{when}</th>'
+        body += f'<tr class="{colour}">{name}{"".join(cells)}</tr>\n'
+    heads = (*_FIGURES.values(), "p", "Distinct-2", "Collapsed", "Runs")
+    head = "".join(f'<th scope="col">{title}</th>' for title in heads)
+    return (
+        '<section>\n<h2>Variants</h2>\n<p class="note">Policies alone on held-out queries: means '
+        "over seeds with 95 % bootstrap intervals; p is of the paired sign-flip test of the "
+        "combined reward against the first variant.</p>\n"
+        '<div class="wide"><table class="evaluation cardlike">\n'
+        f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
+        f'<ul class="plain">\n{_items(notes)}</ul>\n</section>'
+    )
 
 
-def _areas(outcomes: Sequence[Outcome]) -> str:
-    if len({outcome["setting"] for outcome in outcomes}) < 2:
-        return ""
-    return _items("Area that the frontier dominates", area_lines(outcomes))
+def _plane(outcomes: Sequence[Outcome]) -> str:
+    variants = list(dict.fromkeys(outcome["variant"] for outcome in outcomes))
+    names = "".join(
+        f'<li class="{colour_class(place)}">{escaped(variant)}</li>'
+        for place, variant in enumerate(variants)
+    )
+    clouds = [
+        _cloud(place, [outcome for outcome in outcomes if outcome["variant"] == variant])
+        for place, variant in enumerate(variants)
+    ]
+    figure = panel(
+        "Task reward against KL",
+        "Small dots: runs; dust: along their training; large dots and line: means of the settings. "
+        "Up and to the left is better.",
+        clouds_svg(clouds),
+    )
+    areas = ""
+    if len({outcome["setting"] for outcome in outcomes}) > 1:
+        areas = (
+            '<figure class="panel"><figcaption><h3>Area that the frontier dominates</h3>\n'
+            f'<ul class="plain">\n{_items(area_lines(outcomes))}</ul></figcaption></figure>\n'
+        )
+    return (
+        "<section>\n<h2>Reward and KL</h2>\n"
+        f'<ul class="legend">{names}</ul>\n<div class="panels">{figure}{areas}</div>\n</section>'
+    )
+
+
+def _cloud(colour: int, own: Sequence[Outcome]) -> Cloud:
+    return Cloud(
+        colour=colour,
+        runs=[_point(outcome) for outcome in own],
+        path=[(kl, reward) for outcome in own for reward, kl in outcome["path"]],
+        means=_setting_means(own),
+    )
+
+
+def _point(outcome: Outcome) -> tuple[float, float]:
+    return run_mean(outcome, "kl"), run_mean(outcome, "reward")
+
+
+def _setting_means(own: Sequence[Outcome]) -> list[tuple[float, float]]:
+    means: list[tuple[float, float]] = []
+    for setting in dict.fromkeys(outcome["setting"] for outcome in own):
+        points = [_point(outcome) for outcome in own if outcome["setting"] == setting]
+        kl, reward = np.mean(points, axis=0)
+        means.append((float(kl), float(reward)))
+    return means
 
 
 def version_lines(jobs: Sequence[Job]) -> list[str]:
@@ -85,17 +155,8 @@ def version_lines(jobs: Sequence[Job]) -> list[str]:
     return lines
 
 
-def _items(heading: str, lines: Sequence[str]) -> str:
-    items = "".join(f"<li>{escaped(line)}</li>\n" for line in lines)
-    return f"<h2>{heading}</h2>\n<ul>\n{items}</ul>" if items else ""
-
-
-def _picture(path: Path, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img alt="{escaped(caption)}" style="max-width:100%" '
-        f'src="data:image/png;base64,{data}"><figcaption>{escaped(caption)}</figcaption></figure>'
-    )
+def _items(lines: Sequence[str]) -> str:
+    return "".join(f"<li>{escaped(line)}</li>\n" for line in lines)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -118,17 +179,13 @@ def _plane_png(outcomes: Sequence[Outcome], path: Path) -> None:
     for index, variant in enumerate(dict.fromkeys(o["variant"] for o in outcomes)):
         own = [outcome for outcome in outcomes if outcome["variant"] == variant]
         colour, mark = f"C{index % 10}", _MARKS[index % len(_MARKS)]
-        points = [(run_mean(o, "kl"), run_mean(o, "reward")) for o in own]
+        points = [_point(outcome) for outcome in own]
         axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.5, marker=mark)
         for run in own:
             if run["path"]:
                 rewards, kls = zip(*run["path"], strict=True)
                 axes.scatter(kls, rewards, s=2, color=colour, alpha=0.25, linewidths=0)
-        means = [
-            np.mean([p for p, o in zip(points, own, strict=True) if o["setting"] == s], axis=0)
-            for s in dict.fromkeys(o["setting"] for o in own)
-        ]
-        line = sorted((float(kl), float(reward)) for kl, reward in means)
+        line = sorted(_setting_means(own))
         axes.plot(*zip(*line, strict=True), color=colour, marker=mark, label=variant)
     _dress(axes, "KL to the reference, nats", "task reward")
     axes.legend(frameon=False, fontsize=8)

@@ -148,21 +148,29 @@ def column_scale(triples: Iterable[tuple[float, float, float]]) -> tuple[float, 
     return (min(finite), max(finite)) if finite else (0.0, 1.0)
 
 
-def interval_cell(triple: tuple[float, float, float], scale: tuple[float, float]) -> str:
+def cell(text: str, heading: str = "") -> str:
+    """Return a table cell; one with a heading is shown below it on a narrow screen."""
+    return f'<td data-label="{heading}">{text}</td>' if heading else f"<td>{text}</td>"
+
+
+def interval_cell(
+    triple: tuple[float, float, float], scale: tuple[float, float], heading: str = ""
+) -> str:
     """Return a table cell with a mean and its interval, drawn to the scale of its column."""
     mean, low, high = triple
     if math.isnan(mean):
-        return "<td>–</td>"
+        return cell("–", heading)
     if math.isnan(low) or math.isnan(high):
-        return f"<td><strong>{rounded(mean)}</strong></td>"
+        return cell(f"<strong>{rounded(mean)}</strong>", heading)
     span = (scale[1] - scale[0]) or 1.0
     at = [4 + 92 * (value - scale[0]) / span for value in (mean, low, high)]
-    return (
-        f'<td><strong>{rounded(mean)}</strong> <span class="interval">{rounded(low)} to '
+    return cell(
+        f'<strong>{rounded(mean)}</strong> <span class="interval">{rounded(low)} to '
         f'{rounded(high)}</span><svg class="whisker" viewBox="0 0 100 8" aria-hidden="true">'
         f'<line x1="4" x2="96" y1="4" y2="4" class="rail"/>'
         f'<line x1="{at[1]:.1f}" x2="{at[2]:.1f}" y1="4" y2="4" class="range"/>'
-        f'<circle cx="{at[0]:.1f}" cy="4" r="3"/></svg></td>'
+        f'<circle cx="{at[0]:.1f}" cy="4" r="3"/></svg>',
+        heading,
     )
 
 

@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from agents.cli import main
 from agents.comparison import write_comparison
+from agents.config import TrainConfig
+from agents.findings import write_findings
+from agents.outcomes import FIGURES, read_outcome
 from agents.records import append_rows
+from agents.report import write_report
+from agents.variants import Job
 from tests.agents.test_report import HOSTILE, Page, full_run, metrics_rows, run_folder
 
 
@@ -43,6 +49,75 @@ def test_figures_and_texts_of_all_runs_are_side_by_side_and_nothing_is_loaded(tm
     assert not re.search(r"https?:|//[a-z]|@import|<link|<script", page.source)
     ids = page.ids()
     assert len(ids) == len(set(ids))
+
+
+COMPARED = (("a", "", 1), ("a", "", 2), ("b<i>", "", 1))
+GRID = (("a", "kl_coef=0.1", 1), ("a", "kl_coef=0.3", 1), ("b", "kl_coef=0.1", 1))
+
+
+@pytest.fixture
+def findings(tmp_path):
+    """Yield a function that writes the page of `compare` for runs by variant, setting and seed."""
+
+    def write(runs: Sequence[tuple[str, str, int]]) -> Page:
+        jobs = []
+        for variant, setting, seed in runs:
+            run = full_run(
+                tmp_path / "runs" / variant.strip("<>") / (setting or "base") / str(seed)
+            )
+            rows = [
+                {"name": name, **{figure: [mean, mean - 1, mean + 1] for figure in FIGURES}}
+                for name, mean in (("reference", 1.0), ("llm_0", 2.0 + seed), ("llm_1", 3.0 + seed))
+            ]
+            evaluation = {"split": "test", "num_queries": 8, "rows": rows}
+            (run / "evaluation.json").write_text(json.dumps(evaluation))
+            write_report(run)
+            config = TrainConfig(task="imdb", seed=seed, out=str(run))
+            jobs.append(Job(variant=variant, setting=setting, config=config))
+        return Page(write_findings(jobs, [read_outcome(job) for job in jobs], tmp_path))
+
+    return write
+
+
+def test_compare_writes_the_page_of_its_runs_with_a_table_before_it(findings, tmp_path):
+    page = findings(COMPARED)
+    places = [page.text.index(t) for t in ("Variants", "Reward and KL", "What differs", "Training")]
+    assert places == sorted(places)
+    assert "The same queries" in page.text
+    assert "3 runs of 2 configurations" in page.text
+    assert [attributes["href"] for tag, attributes in page.elements if tag == "a"] == [
+        *("runs/a/base/1/report.html", "runs/a/base/2/report.html", "runs/b%3Ci/base/1/report.html")
+    ]
+    assert not {tag for tag, _ in page.elements} & {"img", "i", "script"}
+    assert json.loads((tmp_path / "results.json").read_text())[2]["variant"] == "b<i>"
+
+
+def test_no_column_of_the_table_is_out_of_sight_on_a_narrow_screen(findings):
+    page = findings(COMPARED)
+    heads = ["Task reward", "KL, nats", "Combined", "p", "Distinct-2", "Collapsed", "Runs"]
+    labels = [a["data-label"] for tag, a in page.elements if tag == "td" and "data-label" in a]
+    assert labels == heads * 2
+    assert ".cardlike td::before { content: attr(data-label)" in page.source
+
+
+def test_figures_take_their_colours_from_the_page_and_settings_have_a_line_style(findings):
+    page = findings(GRID)
+    drawings = re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL)
+    assert drawings
+    assert not re.search(r"(?:stroke|fill): (?:#|rgb)", "".join(drawings))
+    reward = page.source[page.source.index("all-task_reward-") :].partition("</svg>")[0]
+    assert reward.count("stroke-dasharray") == 1, "the second setting"
+    assert page.count("li", "style-1") == 1
+    assert "Area that the frontier dominates" in page.text
+    ids = page.ids()
+    assert len(ids) == len(set(ids))
+
+
+def test_what_there_is_of_single_runs_is_folded_where_they_are_many(findings):
+    page = findings([(variant, "", seed) for variant in ("a", "b") for seed in range(4)])
+    opened = ["open" in attributes for tag, attributes in page.elements if tag == "details"]
+    assert opened[:2] == [False, False], "differences, and the evaluation of every run"
+    assert opened[2:] == [True] + [False] * (len(opened) - 3), "the texts of the first query"
 
 
 def test_what_runs_hold_is_never_obeyed(tmp_path):

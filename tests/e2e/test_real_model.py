@@ -50,7 +50,7 @@ def test_it_answers_before_any_training():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("form", ["ppo", "pair"])
 def test_each_policy_alone_gains_forty_points(tmp_path, form, seed):
-    alone = {"observers": 0, "algorithm": "ppo"} if form == "ppo" else {}
+    alone = {"observers": 0, "algorithm": "ppo", "iterations": 20} if form == "ppo" else {}
     values = {**preset_values("smollm2"), **alone, "seed": seed, "out": str(tmp_path / "run")}
     config = TrainConfig(**values)
     evaluation = train(config).evaluation

@@ -5,8 +5,11 @@ Names are imported when they are used: `import agents` loads no torch.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from agents.hush import hushed
 
 if TYPE_CHECKING:
     from agents.config import TrainConfig
@@ -27,4 +30,6 @@ __all__ = ["Run", "TrainConfig", "evaluate", "load_policy", "train"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'agents' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    # The configuration is plain data; what comes with the others has advice to give.
+    with nullcontext() if name == "TrainConfig" else hushed():
+        return getattr(import_module(_HOMES[name]), name)

@@ -38,13 +38,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from agents.gguf import gguf_folder, is_gguf
 from agents.kernels import GrowingLayer, speed_up, speed_up_adapters
+from agents.model_files import check_safetensors, why_not
 from agents.models import NAMED_MODELS
 from agents.precision import MasterWeights, cast_parameters
 from agents.sharding import Sharding, whole_tensors
 from agents.sources import check_repository
 
-EMBEDDED_NAME = "agents/assets/model"
-EMBEDDED_MODEL = Path(__file__).parent.parent / EMBEDDED_NAME
+EMBEDDED_PARTS = ("agents", "assets", "model")
+EMBEDDED_MODEL = Path(__file__).parent.parent.joinpath(*EMBEDDED_PARTS)
 
 AdapterKind = Literal["lora", "dora", "full"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -352,7 +353,10 @@ class LoraBackbone(Backbone):
         """Write a peft adapter folder with its tokenizer; adapters are whole everywhere."""
         if not writes:
             return
-        self.model.save_pretrained(str(folder), selected_adapters=[name])
+        # Base weights are frozen and of their own size: peft need not look for the base to compare.
+        self.model.save_pretrained(
+            str(folder), selected_adapters=[name], save_embedding_layers=False
+        )
         # peft puts every adapter but one called "default" into a subfolder of its own.
         for file in (folder / name).iterdir():
             file.replace(folder / file.name)
@@ -460,31 +464,49 @@ def load_base(
     Raises:
         ValueError: if there is no such model, or it cannot be quantized here.
     """
-    source = str(EMBEDDED_MODEL) if model in ("embedded", EMBEDDED_NAME) else model
+    source = find_model(model)
     if model not in NAMED_MODELS:
         check_repository("causal language model", source)
     if is_gguf(model):
         source = str(gguf_folder(model, dtype))
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
+    options: dict[str, Any] = {
+        **{"dtype": dtype, "output_loading_info": True},
+        **{"use_safetensors": True, "trust_remote_code": False},
+    }
     if quantization != "none":
         options |= {
             "quantization_config": quantization_config(quantization, dtype),
             "device_map": {"": str(device or "cpu")},
         }
+    check_safetensors(Path(source))
     try:
         tokenizer = load_tokenizer(source)
-        base = AutoModelForCausalLM.from_pretrained(source, **options)
+        base, report = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
             f"Expected a causal language model (`embedded`, a folder, or a name on the hub), "
-            f"got {model!r}: {reason}"
+            f"got {model!r}: {why_not(error)}"
         ) from error
-    if source == str(EMBEDDED_MODEL):
-        base.name_or_path = (
-            EMBEDDED_NAME  # peft writes it into the adapter: no path of this machine
+    if report["missing_keys"]:
+        # transformers would make them up and only warn.
+        raise ValueError(
+            f"Expected a trained causal language model, got {model!r}, which lacks the weights "
+            f"{', '.join(sorted(report['missing_keys'])[:3])}."
         )
+    if Path(source).is_dir():
+        base.name_or_path = str(Path(source).absolute())  # what an adapter says it belongs to
     return base, tokenizer
+
+
+def find_model(model: str) -> str:
+    """Return where transformers finds a model.
+
+    The embedded one is found by its name, and wherever a checkout lay in which an adapter of it was
+    trained.
+    """
+    path = Path(model)
+    moved = path.parts[-len(EMBEDDED_PARTS) :] == EMBEDDED_PARTS and not path.exists()
+    return str(EMBEDDED_MODEL) if model == "embedded" or moved else model
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -494,7 +516,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         ValueError: if it has no end token.
         OSError: if there is none.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise ValueError("its tokenizer has no end token: set eos_token and save it again")
     if tokenizer.pad_token_id is None:

@@ -7,10 +7,8 @@ imports wait until the flags are understood.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from agents.checks import check_before_loading
 from agents.config import TrainConfig
 from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.flags import parse, program
+from agents.hush import hushed
 from agents.presets import starting_values
 from cory_env import RewardError, __version__
 from cory_env.names import unknown_name
@@ -232,12 +231,13 @@ def _train(argv: list[str]) -> int:
     check_before_loading(config)
     _say(chosen)
     if flags.push_to_hub:
-        from agents.hub import check_push
+        with hushed():
+            from agents.hub import check_push
 
         check_push(flags.push_to_hub)
-    _hush()
-    from agents.kernels import keep_freed_memory
-    from agents.trainer import train
+    with hushed():
+        from agents.kernels import keep_freed_memory
+        from agents.trainer import train
 
     keep_freed_memory()
     run = train(config, resume=flags.resume)
@@ -309,9 +309,9 @@ def _evaluate(argv: list[str]) -> int:
     flags, _ = parse(_EvaluateFlags, argv, prog="evaluate")
     from rich.console import Console
 
-    _hush()
-    from agents.evaluation import print_evaluation
-    from agents.run import evaluate
+    with hushed():
+        from agents.evaluation import print_evaluation
+        from agents.run import evaluate
 
     evaluation = evaluate(
         flags.run,
@@ -346,8 +346,8 @@ def _report(argv: list[str]) -> int:
 
 def _merge(argv: list[str]) -> int:
     flags, _ = parse(_MergeFlags, argv, prog="merge")
-    _hush()
-    from agents.merge import merge
+    with hushed():
+        from agents.merge import merge
 
     print(merge(flags.policy, flags.out, dtype=flags.dtype, base=flags.base or None))
     return 0
@@ -355,7 +355,8 @@ def _merge(argv: list[str]) -> int:
 
 def _push(argv: list[str]) -> int:
     flags, _ = parse(_PushFlags, argv, prog="push")
-    from agents.hub import push
+    with hushed():
+        from agents.hub import push
 
     print(*push(flags.run, flags.repository, public=flags.public), sep="\n")
     return 0
@@ -375,21 +376,8 @@ def _play(argv: list[str]) -> int:
 
 def _load_policy(folder: Path | None) -> LLMPolicy:
     """Load a policy, or the embedded model where the folder is None."""
-    _hush()
-    from agents.backbone import EMBEDDED_MODEL
-    from agents.run import load_policy
+    with hushed():
+        from agents.backbone import EMBEDDED_MODEL
+        from agents.run import load_policy
 
     return load_policy(folder or EMBEDDED_MODEL)
-
-
-def _hush() -> None:
-    """Silence the libraries' own progress bars and advice, which would tear the live table.
-
-    Called before they are imported: bitsandbytes gives its advice then.
-    """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

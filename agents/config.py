@@ -111,6 +111,9 @@ class TrainConfig:
 
     reward: str = ""
     """Registered reward, or a Hugging Face sequence classifier; empty for the task's own."""
+    reward_label: str = ""
+    """Name or index of the label of a sequence classifier whose logit is the reward; empty for its
+    only one, or the second of two."""
     observers: int = 1
     """Agents after the pioneer: 1 is CORY, 0 the single-agent baseline; >= 0."""
     reward_sharing: str = "collective"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +13,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from agents.cards import write_cards
+from agents.cards import base_of, final_folders, write_card
+from agents.hush import hushed
+from agents.merge import merge
+from agents.model_files import ADAPTER_CONFIG, is_on_hub
+from agents.page import read_run
 
 
 def check_push(repository: str) -> None:
@@ -37,11 +40,15 @@ def check_push(repository: str) -> None:
         )
 
 
+@hushed()
 def push(run: str | Path, repository: str, *, public: bool = False) -> list[str]:
     """Upload every policy as `<repository>-llm_<i>` and return the addresses.
 
+    An adapter of a base that is on the hub goes as it is; one of a base that is not (the embedded
+    model, a folder) goes merged into it, so that others can load it.
+
     Args:
-        run: folder of a finished run; nothing in it but the model cards is changed.
+        run: folder of a finished run; nothing in it is changed.
         repository: ORG/NAME.
         public: let everyone see new repositories.
 
@@ -50,33 +57,35 @@ def push(run: str | Path, repository: str, *, public: bool = False) -> list[str]
     """
     run = Path(run)
     check_push(repository)
-    api, addresses = HfApi(), []
-    for folder in write_cards(run, repository):
+    files, addresses = read_run(run), []
+    for folder in final_folders(run, files):
         name = f"{repository}-{folder.name}"
-        try:
-            api.create_repo(name, private=not public, exist_ok=True)
-            with tempfile.TemporaryDirectory() as copy:
-                shutil.copytree(folder, copy, dirs_exist_ok=True)
-                _forget_folders(Path(copy))
-                api.upload_folder(
-                    repo_id=name, folder_path=copy, commit_message=f"{folder.name} of {run.name}"
-                )
-        except (HTTPError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"Expected the hub to take {name}, got {reason}. The run in {run} is complete: try "
-                f"again with `python -m agents push {run} {repository}`."
-            ) from error
-        addresses.append(f"{api.endpoint}/{name}")
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = _for_others(folder, Path(scratch) / folder.name)
+            write_card(files, copy, name, base_of(folder))
+            addresses.append(_upload(copy, name, run, repository, public=public))
     return addresses
 
 
-def _forget_folders(folder: Path) -> None:
-    """Leave of a base model that is a folder on this machine nothing but its name."""
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        base = Path(config.get("base_model_name_or_path") or "")
-        if base.is_absolute():
-            config["base_model_name_or_path"] = base.name
-            path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+def _for_others(folder: Path, copy: Path) -> Path:
+    """Copy a policy; an adapter whose base is not on the hub is merged into it."""
+    base = base_of(folder)
+    if (folder / ADAPTER_CONFIG).is_file() and not is_on_hub(base):
+        return merge(folder, copy)
+    shutil.copytree(folder, copy)
+    return copy
+
+
+def _upload(folder: Path, name: str, run: Path, repository: str, *, public: bool) -> str:
+    api = HfApi()
+    try:
+        api.create_repo(name, private=not public, exist_ok=True)
+        message = f"{folder.name} of {run.name}"
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
+    except (HTTPError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"Expected the hub to take {name}, got {reason}. The run in {run} is complete: try "
+            f"again with `python -m agents push {run} {repository}`."
+        ) from error
+    return f"{api.endpoint}/{name}"

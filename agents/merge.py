@@ -5,35 +5,72 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.backbone import load_base, load_tokenizer
+from agents.hush import hushed
+from agents.model_files import ADAPTER_CONFIG, check_safetensors, policy_kind
 
 
 def load_merged(
-    folder: Path, dtype: torch.dtype, base: str | None = None
+    folder: Path, base: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an adapter folder as a whole model.
+    """Load an adapter folder as a whole model in float32.
 
     Args:
         folder: with an adapter_config.json.
-        dtype: of the weights.
         base: the base model; None for the one the adapter was trained on.
+
+    Raises:
+        ValueError: if there is no such base, or the adapter is none of it.
     """
-    text = (folder / "adapter_config.json").read_text(encoding="utf-8")
+    check_safetensors(folder)
+    text = (folder / ADAPTER_CONFIG).read_text(encoding="utf-8")
     trained_on: dict[str, Any] = json.loads(text)
-    model, tokenizer = load_base(base or trained_on["base_model_name_or_path"] or "", dtype)
+    base = base or trained_on["base_model_name_or_path"] or ""
+    try:
+        model, tokenizer = load_base(base, torch.float32)
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"Expected the base model of the adapter in {folder}, got {base!r}: name another with "
+            f"base=… (`merge --base`). {reason}"
+        ) from error
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = load_tokenizer(str(folder))  # with the chat template that it was trained in
-    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
-    return merged, tokenizer
+    untie_adapted(adapted)
+    return adapted.merge_and_unload(), tokenizer  # type: ignore[operator]
 
 
+def untie_adapted(adapted: PeftModel) -> None:
+    """Give every adapted layer a weight of its own, in place.
+
+    An adapter on one of two layers that share a tensor, such as embedding and head, is meant for
+    that one: merged into the tensor, it would change the other as well.
+    """
+    users = Counter(id(p) for _, p in adapted.named_parameters(remove_duplicate=False))
+    for layer in adapted.modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        for name, parameter in list(layer.get_base_layer().named_parameters(recurse=False)):
+            if users[id(parameter)] > 1:
+                users[id(parameter)] -= 1
+                own = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+                setattr(layer.get_base_layer(), name, own)
+                for config in (adapted.config, adapted.config.get_text_config(decoder=True)):
+                    config.tie_word_embeddings = False  # or loading would tie them again
+
+
+@hushed()
 def merge(
     folder: str | Path,
     out: str | Path,
@@ -53,15 +90,14 @@ def merge(
         ValueError: if the folder holds no adapter, or `out` holds something.
     """
     folder, out = Path(folder), Path(out)
-    if not (folder / "adapter_config.json").is_file():
-        kind = "a whole model already" if (folder / "config.json").is_file() else "none"
+    if policy_kind(folder) == "whole":
         raise ValueError(
             f"Expected a folder with an adapter, such as runs/imdb/final/llm_0, got {folder}, "
-            f"which holds {kind}."
+            "which holds a whole model already."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"Expected a new or empty folder to write to, got {out}, which is not.")
-    model, tokenizer = load_merged(folder, torch.float32, base)
+    model, tokenizer = load_merged(folder, base)
     model.config.name_or_path = ""  # else the folder of the base on this machine
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")

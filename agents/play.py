@@ -21,6 +21,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from agents.model_files import policy_kind
 from agents.tasks import build_task
 from cory_env import Example, raw_env
 from cory_env.game import Rules
@@ -77,7 +78,7 @@ def play(
         player = ScriptedPartner(rng)
     else:
         if partner is not None:
-            _expect_policy(partner)
+            policy_kind(partner, "--partner to be the folder of a policy")  # before torch is loaded
         with Console().status("loading the partner", spinner="line"):
             player = ModelPartner(load(partner), seed, of=partner)
         if not player.shares_tokenizer(rules):
@@ -341,20 +342,6 @@ def _ask(prompt: str) -> str:
     if not sys.stdin.isatty():
         print(visible(line))  # a terminal has shown it already
     return line
-
-
-def _expect_policy(folder: Path) -> None:
-    """Say what is wrong with a folder before torch is loaded."""
-    if (folder / "final").is_dir():
-        raise ValueError(
-            f"Expected --partner to be one policy, got the run {folder}: pass --partner "
-            f"{folder / 'final' / 'llm_0'}."
-        )
-    if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
-        raise ValueError(
-            f"Expected --partner to be a folder with a policy, such as runs/imdb/final/llm_0, got "
-            f"{folder}."
-        )
 
 
 def _can_write(rules: Rules, text: str) -> bool:

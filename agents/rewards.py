@@ -6,12 +6,14 @@ The environment takes any callable as a reward; this is one more. It stands here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -20,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from agents.model_files import check_safetensors, why_not
 from agents.sources import check_repository
 from cory_env.types import Example, Float64Array
 
@@ -27,41 +30,45 @@ from cory_env.types import Example, Float64Array
 class ClassifierReward:
     """The raw logit of one label for `query + response`, the text that a reader sees.
 
-    The text reaches the tokenizer as it is. What is longer than the classifier's context loses its
-    end. Texts are batched by length and padded on the right under an attention mask, so that a
-    score depends on its own text alone, up to the rounding of float32 sums. Code that a model
-    brings along is never run.
+    The text reaches the tokenizer as it is; a special token that is spelled out in it stays text.
+    What is longer than the classifier's context loses its end. Texts are batched by length and
+    padded on the right under an attention mask, so that a score depends on its own text alone, up
+    to the rounding of float32 sums. Code that a model brings along is never run.
 
     Args:
         name_or_path: a folder, or a name on the hub.
-        positive_label: index of the label whose logit is the reward.
+        positive_label: name or index of the label whose logit is the reward; None for the only one
+            there is, or the second of two.
         batch_size: texts in one forward pass.
         device: a torch device, such as `cpu` or `cuda:0`.
 
     Raises:
         ValueError: if there is no such model, if it is not a trained sequence classifier, if its
-            tokenizer cannot pad, or if it has no such label.
+            configuration names no padding token or more positions than it has, or if it has no such
+            label.
     """
 
     def __init__(
         self,
         name_or_path: str | Path,
         *,
-        positive_label: int = 1,
+        positive_label: int | str | None = None,
         batch_size: int = 64,
         device: str | torch.device = "cpu",
     ):
         if batch_size < 1:
             raise ValueError(f"Expected batch_size >= 1, got {batch_size}.")
-        self._model, self._tokenizer = _load(str(name_or_path))
-        num_labels = len(self._model.config.id2label or ())
-        if not 0 <= positive_label < num_labels:
-            raise ValueError(
-                f"Expected positive_label in [0, {num_labels - 1}], the labels of {name_or_path} "
-                f"({self._model.config.id2label}), got {positive_label}."
-            )
+        name = str(name_or_path)
+        self._model, self._tokenizer = _load(name)
+        labels = {int(i): str(label) for i, label in self._model.config.id2label.items()}
+        self._positive_label = _find_label(labels, positive_label, name)
+        self.description = (
+            f"logit of label {self._positive_label} ({labels[self._positive_label]}) of {name}"
+        )
+        """What is paid, for people to read."""
+        self._context = _context(self._model, self._tokenizer)
+        _check_context(self._model, self._context, name)
         self._model.to(torch.device(device))  # type: ignore[arg-type]
-        self._positive_label = positive_label
         self._batch_size = batch_size
 
     def __call__(self, examples: Sequence[Example], responses: Sequence[str]) -> Float64Array:
@@ -91,21 +98,54 @@ class ClassifierReward:
         scores = np.zeros(len(texts), np.float64)
         if not texts:
             return scores
-        context = _context(self._model, self._tokenizer)
-        columns: Any = self._tokenizer(list(texts), truncation=True, max_length=context)
+        columns: Any = self._tokenizer(
+            list(texts), truncation=True, max_length=self._context, split_special_tokens=True
+        )
         lengths = [len(ids) for ids in columns["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__)
         for start in range(0, len(order), self._batch_size):
             places = order[start : start + self._batch_size]
             rows = {name: [column[i] for i in places] for name, column in columns.items()}
-            inputs = self._tokenizer.pad(rows, return_tensors="pt")
-            logits = self._model(**inputs.to(self._model.device)).logits
+            logits = self._model(**self._padded(rows)).logits
             scores[places] = logits[:, self._positive_label].double().cpu().numpy()
         return scores
+
+    def _padded(self, rows: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Tensor]:
+        # On the right, absolute positions count from the first word without further ado; and with
+        # the token that the model takes for padding, where the tokenizer's is another.
+        model = self._model
+        fills = {"input_ids": model.config.pad_token_id}
+        return {
+            name: pad_sequence(
+                [torch.tensor(row, dtype=torch.long) for row in column],
+                batch_first=True,
+                padding_value=fills.get(name, 0),
+            ).to(model.device)
+            for name, column in rows.items()
+        }
+
+
+def _find_label(labels: Mapping[int, str], wanted: int | str | None, model: str) -> int:
+    """Return the index of a label that is given by name or index."""
+    if wanted is None and len(labels) <= 2:
+        return len(labels) - 1
+    index = wanted
+    if isinstance(wanted, str):
+        by_name = {label.casefold(): index for index, label in labels.items()}
+        index = by_name.get(wanted.casefold(), int(wanted) if wanted.isdecimal() else None)
+    if index is None or index not in labels:
+        listed = ", ".join(f"{index} ({label})" for index, label in labels.items())
+        got = "none" if wanted is None else repr(wanted)
+        raise ValueError(
+            f"Expected positive_label (--reward-label) to be one of the labels of {model}, "
+            f"{listed}, got {got}."
+        )
+    return int(index)
 
 
 def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     check_repository("sequence classifier", name)
+    check_safetensors(Path(name))
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         architectures = config.architectures or []
@@ -114,29 +154,69 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             raise ValueError(f"its architecture is {', '.join(architectures) or 'unknown'}")
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
         raise ValueError(
             "Expected a sequence classifier in transformers format (a folder or a name on the "
-            f"hub), got {name!r}: {error}"
+            f"hub), got {name!r}: {why_not(error)}"
         ) from error
     if report["missing_keys"]:
         raise ValueError(
             f"Expected a trained sequence classifier, got {name!r}, which lacks the weights "
             f"{sorted(report['missing_keys'])}."
         )
-    if tokenizer.pad_token_id is None or model.config.pad_token_id is None:
+    if model.config.pad_token_id is None:
         raise ValueError(
-            f"Expected a padding token in the tokenizer and the configuration of {name!r}, "
-            "got none: set pad_token and pad_token_id and save both again."
+            f"Expected a padding token in the configuration of {name!r}, got none: set "
+            "pad_token_id and save it again."
         )
-    # On the right, absolute positions count from the first word without further ado.
-    tokenizer.padding_side = "right"
     return model.eval().requires_grad_(False), tokenizer
 
 
 def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Longest input in tokens; a tokenizer that states none says some 10³⁰."""
-    positions = model.config.to_dict().get("max_position_embeddings", tokenizer.model_max_length)
-    return min(int(tokenizer.model_max_length), int(positions))
+    tables = _position_tables(model)
+    # Absent or None where positions are relative, and under another name in the files of GPT-2.
+    positions = getattr(model.config, "max_position_embeddings", None) or min(
+        [table.num_embeddings for table in tables], default=None
+    )
+    if not positions:
+        return int(tokenizer.model_max_length)
+    # RoBERTa and its kin count positions from the one behind that of their padding.
+    before = max([table.padding_idx + 1 for table in tables if table.padding_idx is not None] + [0])
+    return min(int(tokenizer.model_max_length), int(positions) - before)
+
+
+def _position_tables(model: PreTrainedModel) -> list[nn.Embedding]:
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and "position" in name.rpartition(".")[2]
+    ]
+
+
+@torch.inference_mode()
+def _check_context(model: PreTrainedModel, context: int, name: str) -> None:
+    """Score one text as long as the context: a position too many fails now, not in mid-run.
+
+    Only where positions are looked up; there, contexts are short. Before the model is on a GPU,
+    where an index out of bounds ends the process.
+
+    Raises:
+        ValueError: if it fails.
+    """
+    if not _position_tables(model):
+        return
+    token = next(i for i in range(model.config.vocab_size) if i != model.config.pad_token_id)
+    try:
+        model(input_ids=torch.full((1, context), token))
+    except (IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"Expected a sequence classifier that reads {context} tokens, as {name!r} says it "
+            f"does, got: {str(error).splitlines()[0]}. Set model_max_length in its tokenizer."
+        ) from error

@@ -12,7 +12,9 @@ from agents.answers import BATCH_SIZE, Decoding
 from agents.backbone import DType, FullBackbone, load_base, pick_device, pick_dtype
 from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.evaluation import Evaluation, evaluate_policies
+from agents.hush import hushed
 from agents.merge import load_merged
+from agents.model_files import policy_kind
 from agents.policy import LLMPolicy
 from agents.records import write_atomically
 from agents.run_folder import read_config
@@ -20,6 +22,7 @@ from agents.tasks import build_task
 from agents.trainer import Trainer
 
 
+@hushed()
 def evaluate(
     run: str | Path,
     *,
@@ -82,6 +85,7 @@ def evaluate(
     return evaluation
 
 
+@hushed()
 def load_policy(
     folder: str | Path, *, base: str | None = None, device: str = "auto", dtype: DType = "auto"
 ) -> LLMPolicy:
@@ -94,20 +98,14 @@ def load_policy(
         dtype: of the arithmetic.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if it is neither; of a run, the policies in it are named.
     """
     folder = Path(folder)
+    adapted = policy_kind(folder) == "adapter"
     place = pick_device(device)
-    number = pick_dtype(dtype, place)
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        model, tokenizer = load_merged(folder, number, base)
-    elif (folder / "config.json").is_file():
-        model, tokenizer = load_base(str(folder), torch.float32)
-    else:
-        raise ValueError(
-            f"Expected a folder with a policy, such as runs/imdb/final/llm_0, got {folder}."
-        )
+    model, tokenizer = (
+        load_merged(folder, base) if adapted else load_base(str(folder), torch.float32)
+    )
     name = folder.name
-    backbone = FullBackbone(model, tokenizer, [name], dtype=number, device=place)
+    backbone = FullBackbone(model, tokenizer, [name], dtype=pick_dtype(dtype, place), device=place)
     return LLMPolicy(name=name, backbone=backbone)

@@ -23,8 +23,14 @@ def build_reward(config: TrainConfig, task: Task) -> Reward:
     """Return the task's own reward, a registered one, or a Hugging Face classifier."""
     name = config.reward or task.reward
     if name in known_rewards():
+        if config.reward_label:
+            raise ValueError(
+                f"Expected a sequence classifier as reward with reward_label, got {name!r}, which "
+                "has no labels: leave out --reward-label."
+            )
         return make_reward(name)
-    return ClassifierReward(name, device=str(pick_device(config.device)))
+    label, device = config.reward_label or None, str(pick_device(config.device))
+    return ClassifierReward(name, positive_label=label, device=device)
 
 
 def build_backbones(

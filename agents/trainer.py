@@ -48,6 +48,7 @@ from agents.evaluation import (
 )
 from agents.functional import Totals, explained_variance, schedule_factor, stratified_order
 from agents.histograms import Histograms
+from agents.hush import hushed
 from agents.interrupts import deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
@@ -56,6 +57,7 @@ from agents.policy import LLMPolicy, draw_uniforms
 from agents.provenance import facts, record
 from agents.records import MetricRow, number, policy_names, write_atomically
 from agents.report import write_report
+from agents.rewards import ClassifierReward
 from agents.roles import RoleSchedule
 from agents.rollout import collect, draw_examples
 from agents.run_folder import check_run_folder
@@ -428,6 +430,7 @@ def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opt
 
 
 @known_arguments
+@hushed()
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Run:
     """Train, writing the run folder as it goes.
 
@@ -458,7 +461,11 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     if world.writes:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
-        record(folder, done, facts(pick_device(config.device).type))
+        made_by = facts(pick_device(config.device).type)
+        if isinstance(trainer.reward, ClassifierReward):
+            console.print(f"The reward is the {trainer.reward.description}.")
+            made_by["reward"] = trainer.reward.description
+        record(folder, done, made_by)
     with (
         world.together(),
         closing(trainer.engine),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import TrainConfig, train
 from agents.backbone import EMBEDDED_MODEL
+from agents.cards import write_cards
 from agents.cli import main
 
 
@@ -104,39 +106,105 @@ def test_a_card_says_what_was_trained_how_and_how_well_without_a_path_of_this_ma
     folder = run / "final" / "llm_1"
     head, body = read_card(folder)
     assert head["library_name"] == "peft"
-    assert {"mappo", "imdb"} <= set(head["tags"])
-    assert "base_model" not in head
+    assert {"mappo", "imdb", "arxiv:2410.06101"} <= set(head["tags"])
+    assert head["datasets"] == "stanfordnlp/imdb"
+    assert "base_model" not in head  # a folder of this machine is none that others have
     assert "license" not in head
     row = json.loads((run / "evaluation.json").read_text())["rows"][2]
     assert row["name"] == "llm_1"
     assert f"| llm_1 | {row['reward'][0]:.2f} ±" in body
+    [index] = head["model-index"]
+    assert index["name"] == "llm_1"
+    metrics = {m["type"]: m["value"] for r in index["results"] for m in r["metrics"]}
+    assert metrics["reward"] == round(row["reward"][0], 4)
+    assert {r["dataset"]["type"] for r in index["results"]} == {"stanfordnlp/imdb"}
     assert '"learning_rate": 0.05' in body
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     for part in (str(EMBEDDED_MODEL), str(run), str(run.parent)):
         assert part not in body
 
 
+def test_a_card_shows_what_the_policy_writes_and_where_it_ends(run):
+    _, body = read_card(run / "final" / "llm_0")
+    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["policy"] == "llm_0" and row["iteration"] == 1]
+    samples = body.split("## Samples")[1].split("\n## ")[0]
+    for row in last[:3]:
+        assert f"reads: {row['query']}\nanswers: {row['response']}" in samples
+    assert "seed 0" in body.split("## Limits")[1]
+    assert "–" not in body.split("## Evaluation")[1].split("\n## ")[0], "a cell is empty"
+
+
+def test_a_text_that_would_end_the_block_of_samples_stays_in_it(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["response"] = "````\n# a heading"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_cards(tmp_path / "run")
+    _, body = read_card(tmp_path / "run" / "final" / "llm_0")
+    assert "`````text\n" in body
+
+
 def test_the_lines_of_a_card_load_the_policy(run, monkeypatch):
     _, body = read_card(run / "final" / "llm_0")
     code = body.split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line]) == 5
+    assert len([line for line in code.splitlines() if line]) == 4
     monkeypatch.chdir(run)
     names: dict = {}
-    exec(code.replace(f'"{EMBEDDED_MODEL.name}"', f'"{EMBEDDED_MODEL}"'), names)
+    exec(code, names)
     assert isinstance(names["policy"], PeftModel)
 
 
 def test_a_push_uploads_every_policy_privately_with_a_card_that_names_its_address(run, hub, capsys):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert main(["push", str(run), "org/films"]) == 0
     assert "org/films-llm_1" in capsys.readouterr().out
     assert [c["name"] for c in hub.created] == ["films-llm_0", "films-llm_1"]
     assert all(c["visibility"] == "private" and c["organization"] == "org" for c in hub.created)
-    weights = (run / "final" / "llm_0" / "adapter_model.safetensors").read_bytes()
-    assert hub.files["org/films-llm_0", "adapter_model.safetensors"] == weights
     card = hub.files["org/films-llm_1", "README.md"].decode()
-    assert 'from_pretrained(base, "org/films-llm_1")' in card
+    assert 'from_pretrained("org/films-llm_1")' in card
     for content in hub.files.values():
         assert str(EMBEDDED_MODEL).encode() not in content
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_policy_whose_base_others_do_not_have_is_pushed_whole(run, hub, tmp_path):
+    assert main(["push", str(run), "org/films"]) == 0
+    received = tmp_path / "received"
+    received.mkdir()
+    for (repository, name), content in hub.files.items():
+        if repository == "org/films-llm_0":
+            (received / name).write_bytes(content)
+    assert not list(received.glob("adapter*"))
+    head, body = read_card(received)
+    assert head["library_name"] == "transformers"
+    assert "A whole model" in body
+    ids = AutoTokenizer.from_pretrained(received)("This film was", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        found = AutoModelForCausalLM.from_pretrained(received)(ids).logits
+        base = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32)
+        plain = base(ids).logits
+        wanted = PeftModel.from_pretrained(base, str(run / "final" / "llm_0"))(ids).logits
+    # float32 sums in another order
+    assert float((found - wanted).abs().max()) < 1e-3 < float((plain - wanted).abs().max()) / 2
+
+
+def test_an_adapter_whose_base_is_on_the_hub_is_pushed_as_it_is(run, hub, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    weights = (run / "final" / "llm_0" / "adapter_model.safetensors").read_bytes()
+    for path in (tmp_path / "run").glob("final/*/adapter_config.json"):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "base_model_name_or_path": "openai-community/gpt2"}))
+    assert main(["push", str(tmp_path / "run"), "org/films"]) == 0
+    assert hub.files["org/films-llm_0", "adapter_model.safetensors"] == weights
+    assert not any(name == "model.safetensors" for _, name in hub.files)
+    (tmp_path / "README.md").write_bytes(hub.files["org/films-llm_0", "README.md"])
+    head, body = read_card(tmp_path)
+    assert head["base_model"] == "openai-community/gpt2"
+    assert head["base_model_relation"] == "adapter"
+    assert "AutoPeftModelForCausalLM" in body
 
 
 def test_a_public_push_says_so(run, hub):

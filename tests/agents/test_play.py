@@ -17,6 +17,7 @@ import torch
 
 from agents.backbone import EMBEDDED_MODEL
 from agents.cli import main
+from agents.hush import hushed
 from agents.run import load_policy
 from agents.tiny import tiny_model
 from cory_env import Example, make_task
@@ -54,8 +55,9 @@ def loaded(monkeypatch, embedded):
 def toy_policy(tmp_path):
     """Return the folder of a policy with the toy task's vocabulary."""
     model, tokenizer = tiny_model(ToyTask(), seed=0)
-    model.save_pretrained(tmp_path / "llm_0")
-    tokenizer.save_pretrained(tmp_path / "llm_0")
+    with hushed():
+        model.save_pretrained(tmp_path / "llm_0")
+        tokenizer.save_pretrained(tmp_path / "llm_0")
     return str(tmp_path / "llm_0")
 
 
@@ -315,7 +317,8 @@ def test_a_run_instead_of_a_policy_is_told_apart(capsys, tmp_path):
     (tmp_path / "final" / "llm_0").mkdir(parents=True)
     (tmp_path / "config.json").write_text("{}")
     error = refused(capsys, "imdb", "--partner", str(tmp_path))
-    assert f"pass --partner {tmp_path}/final/llm_0" in error
+    assert "--partner to be the folder of a policy" in error
+    assert f"name {tmp_path}/final/llm_0" in error
 
 
 def test_a_partner_that_cannot_read_the_task_is_refused(capsys, toy_policy):

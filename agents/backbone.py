@@ -481,7 +481,7 @@ def load_base(
     check_safetensors(Path(source))
     try:
         tokenizer = load_tokenizer(source)
-        base, report = AutoModelForCausalLM.from_pretrained(source, **options)
+        base, report = AutoModelForCausalLM.from_pretrained(source, **options)  # type: ignore[misc]
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Expected a causal language model (`embedded`, a folder, or a name on the hub), "

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -126,15 +127,17 @@ def _data(run: RunFiles, folder: Path, base: str) -> ModelCardData:
     task = str(run.config.get("task"))
     data = _HUB_DATA.get(task)
     results = _results(run, folder.name, data or task)
-    relation = {"base_model_relation": "adapter" if is_adapter else "finetune"}
+    # Fields that are left out where there is nothing to say.
+    more: dict[str, Any] = {"model_name": folder.name, "eval_results": results} if results else {}
+    if base:
+        more["base_model_relation"] = "adapter" if is_adapter else "finetune"
     return ModelCardData(
         library_name="peft" if is_adapter else "transformers",
         base_model=base or None,
         datasets=data,
         pipeline_tag="text-generation",
         tags=["cory", "reinforcement-learning", str(run.config.get("algorithm")), task, _PAPER],
-        **({"model_name": folder.name, "eval_results": results} if results else {}),
-        **(relation if base else {}),
+        **more,
     )
 
 

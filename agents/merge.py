@@ -35,7 +35,7 @@ def load_merged(
     check_safetensors(folder)
     text = (folder / ADAPTER_CONFIG).read_text(encoding="utf-8")
     trained_on: dict[str, Any] = json.loads(text)
-    base = base or trained_on["base_model_name_or_path"] or ""
+    base = base or str(trained_on["base_model_name_or_path"] or "")
     try:
         model, tokenizer = load_base(base, torch.float32)
         adapted = PeftModel.from_pretrained(model, str(folder))

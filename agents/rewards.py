@@ -60,7 +60,7 @@ class ClassifierReward:
             raise ValueError(f"Expected batch_size >= 1, got {batch_size}.")
         name = str(name_or_path)
         self._model, self._tokenizer = _load(name)
-        labels = {int(i): str(label) for i, label in self._model.config.id2label.items()}
+        labels = {int(i): str(label) for i, label in (self._model.config.id2label or {}).items()}
         self._positive_label = _find_label(labels, positive_label, name)
         self.description = (
             f"logit of label {self._positive_label} ({labels[self._positive_label]}) of {name}"

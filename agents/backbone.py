@@ -270,7 +270,8 @@ def expect_rows_for_tokens(base: PreTrainedModel, tokenizer: PreTrainedTokenizer
 
 
 def _rows(base: PreTrainedModel) -> int:
-    return int(base.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    # Of the weight, which an adapted layer shows as well.
+    return int(base.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr]
 
 
 def _tokenless_ids(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -17,8 +17,8 @@ from agents import TrainConfig
 from agents.trainer import Trainer
 
 WINDOW = 5
-ITERATIONS = 96
-NEEDED, MOST = 2, 8
+ITERATIONS = 48
+NEEDED, MOST = 2, 10
 
 FAST = {"batch_size": 128, "minibatch_size": 64, "epochs": 2, "learning_rate": 4e-3}
 """A few large steps per batch, with which small games are learnt within seconds. At 6e-3 some

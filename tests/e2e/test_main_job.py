@@ -1,4 +1,4 @@
-"""The main job keeps its promise, for three seeds: `pytest -m slow`, about four minutes a seed."""
+"""The main job keeps its promise: `pytest -m slow`, about four minutes a seed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,33 @@ import pytest
 from agents import TrainConfig, train
 from agents.presets import preset_values
 
+SEEDS = 3
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_each_policy_alone_gains_three_points_within_fifteen_nats(tmp_path, seed):
-    config = TrainConfig(**{**preset_values("imdb"), "seed": seed, "out": str(tmp_path / "run")})
-    evaluation = train(config).evaluation
-    assert evaluation is not None
-    rows = {row["name"]: row for row in evaluation["rows"]}
-    reference = rows["reference"]
-    for name in config.policy_names:
-        alone = rows[name]
-        assert alone["reward"][0] >= reference["reward"][0] + 3.0
-        assert alone["kl"][0] <= 15
-        assert alone["combined"][0] > reference["combined"][0]
-        assert alone["distinct_2"][0] >= 0.7 * reference["distinct_2"][0]
+def test_policies_alone_gain_within_fifteen_nats(tmp_path):
+    """In the mean of three seeds of a pair.
+
+    The README's three have gained 3.7. Seeds of one configuration differ by a standard deviation
+    of 0.31 (64 degrees of freedom: the sixteen variants of five seeds in docs/results/matched), so
+    that two means of three differ by one of 0.26. The bound is 4.2 of these below: a sound learner
+    falls short of it four times in 100,000.
+    """
+    rows = []
+    for seed in range(SEEDS):
+        out = str(tmp_path / str(seed))
+        config = TrainConfig(**{**preset_values("imdb"), "seed": seed, "out": out})
+        evaluation = train(config).evaluation
+        assert evaluation is not None
+        rows += evaluation["rows"]
+
+    def mean(figure: str, *names: str) -> float:
+        values = [row[figure][0] for row in rows if row["name"] in names]
+        assert len(values) == SEEDS * len(names)
+        return sum(values) / len(values)
+
+    policies = config.policy_names
+    assert mean("reward", *policies) > mean("reward", "reference") + 2.6
+    assert mean("kl", *policies) < 15
+    assert mean("combined", *policies) > mean("combined", "reference")
+    assert mean("distinct_2", *policies) > 0.7 * mean("distinct_2", "reference")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import pytest
 
@@ -16,6 +18,7 @@ from cory_env.registry import TASKS
 from cory_env.task import Task
 from cory_env.tasks.toy import ToyTask
 from cory_env.tokenization import SymbolTokenizer
+from tests import learning
 from tests.learning import FAST, WINDOW, assert_learns, chance_of_failing, seed_learns
 
 SYMBOLS = 4
@@ -74,7 +77,7 @@ def test_without_knowledge_transfer_the_observer_cannot_pass_the_blind_optimum()
     rows = [trainer.iterate(iteration) for iteration in range(20)]
     last = sum(float(row["llm_1/task_reward"]) for row in rows[-WINDOW:]) / WINDOW
     # 640 letters, each right with a chance of 1/4 whatever is answered: a binomial that exceeds
-    # 0.08 above its mean twice in a million times.
+    # 0.08 above its mean four times in a million.
     assert last < 1 / SYMBOLS + 0.08
 
 
@@ -82,12 +85,12 @@ def test_without_knowledge_transfer_the_observer_cannot_pass_the_blind_optimum()
 
 
 def test_a_sound_learner_fails_less_than_once_in_ten_thousand_times():
-    assert chance_of_failing(0.2) < 1e-4
+    assert chance_of_failing(0.28) < 1e-4
 
 
 def without_steps(config: TrainConfig) -> Trainer:
     # Adam's steps are of the size of the rate: no float32 weight notices this one.
-    return Trainer(TrainConfig(**{**config.to_json(), "learning_rate": 1e-12}))
+    return Trainer(replace(config, learning_rate=1e-12))
 
 
 def with_the_sign_turned(config: TrainConfig) -> Trainer:
@@ -98,19 +101,24 @@ def with_the_sign_turned(config: TrainConfig) -> Trainer:
 
 
 SPOILT = {"no steps": without_steps, "the sign turned": with_the_sign_turned}
+QUICK = {("letter", "mappo"), ("sums", "rloo")}
 
 
 @pytest.mark.parametrize("spoilt", SPOILT)
-def test_a_learner_that_does_not_learn_has_no_seed_that_does(spoilt):
-    for task, algorithm in (("letter", "mappo"), ("sums", "rloo")):
-        trainer = SPOILT[spoilt](small(task, algorithm, seed=0))
-        assert not seed_learns(trainer, BOUND)
+@pytest.mark.parametrize(
+    ("task", "algorithm"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in product(("letter", "sums"), ALGORITHMS)
+    ],
+)
+def test_a_learner_that_cannot_learn_has_no_seed_that_does(spoilt, task, algorithm):
+    assert not seed_learns(SPOILT[spoilt](small(task, algorithm)), BOUND)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["letter", "sums"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("spoilt", SPOILT)
-def test_a_learner_that_does_not_learn_fails(spoilt, algorithm, task):
-    with pytest.raises(AssertionError, match="seeds did not pass"):
-        assert_learns(small(task, algorithm), BOUND, SPOILT[spoilt])
+def test_a_learner_fails_once_two_seeds_can_no_longer_learn(monkeypatch):
+    played = []
+    monkeypatch.setattr(learning, "seed_learns", lambda seed, bound: played.append(seed))
+    with pytest.raises(AssertionError, match="9 of 9 seeds did not pass"):
+        assert_learns(small("letter"), BOUND, lambda config: config.seed)
+    assert played == list(range(9))

@@ -432,11 +432,28 @@ class FullBackbone(Backbone):
 
 
 def pick_device(device: str) -> torch.device:
-    """Return the named device; `auto` prefers an accelerator."""
-    if device != "auto":
-        return torch.device(device)
+    """Return the named device; `auto` prefers an accelerator.
+
+    Raises:
+        ValueError: if this machine, or this build of PyTorch, has no such device.
+    """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
+    if device == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        place = None
+    known = {"cpu": 1}
+    if accelerator is not None:
+        known[accelerator.type] = torch.accelerator.device_count()
+    if place is None or not 0 <= (place.index or 0) < known.get(place.type, 0):
+        more = "" if accelerator else ": PyTorch finds no accelerator on this machine"
+        raise ValueError(
+            f"Expected a device out of auto, {', '.join(known)}, got {device!r}{more}; leave out "
+            "--device for the best there is."
+        )
+    return place
 
 
 def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from agents.run_folder import list_checkpoints
+
 _FILES = ("state.safetensors", "state.json")
 
 
@@ -66,14 +68,22 @@ def save_checkpoint(
     return final
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the finished checkpoints of a run, oldest first."""
-    found = [p for p in folder.glob("step_*") if p.name[5:].isdigit()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
-
-
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read one checkpoint.
+
+    Raises:
+        ValueError: if it is incomplete or was changed after it was written.
+    """
+    check_checkpoint(path)
+    try:
+        meta = json.loads((path / _FILES[1]).read_text(encoding="utf-8"))
+        return load_file(path / _FILES[0]), meta
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def check_checkpoint(path: Path) -> None:
+    """Compare one checkpoint with its checksums.
 
     Raises:
         ValueError: if it is incomplete or was changed after it was written.
@@ -83,13 +93,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for name in _FILES:
             if sums[name] != _checksum(path / name):
                 raise ValueError(f"{name} does not match its checksum")
-        meta = json.loads((path / _FILES[1]).read_text(encoding="utf-8"))
-        return load_file(path / _FILES[0]), meta
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(
-            f"Expected a whole checkpoint in {path}, got a damaged one ({error}): delete this "
-            "folder to resume from the one before."
-        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"Expected a whole checkpoint in {path}, got a damaged one ({error}): delete this "
+        "folder to resume from the one before."
+    )
 
 
 def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from agents.config import TrainConfig
 from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.flags import parse, program
 from agents.hush import hushed
-from agents.presets import starting_values
+from agents.interrupts import SIGPIPE, Interrupted, exit_code, prompt_interrupts
+from agents.presets import preset_values, starting_values
+from agents.run_folder import check_run_folder, has_progress, read_config
+from agents.streams import lasting_streams, stop
 from cory_env import RewardError, __version__
 from cory_env.names import unknown_name
 
@@ -51,6 +55,10 @@ class _TrainFlags:
     """Starting point for the fields; empty for the one that bears the task's name."""
     resume: bool = False
     """Go on from the last checkpoint of the run."""
+    overwrite: bool = False
+    """Begin anew in the folder of a run, which is deleted once the new one has begun."""
+    yes: bool = False
+    """Do not ask before that."""
     out: str = ""
     """Run folder; empty for runs/TASK."""
     model: str = ""
@@ -114,6 +122,8 @@ class _EvaluateFlags:
     """Of the sampling."""
     batch_size: int = 256
     """Episodes in memory at a time; the figures do not depend on it."""
+    device: str = ""
+    """Where to compute: `auto`, `cpu`, `cuda`, …; empty for the run's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +195,25 @@ class _PlayFlags:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 2 wrong usage, 130 interrupted."""
+    """Run a command and return its exit code.
+
+    0 done, 1 a run of a comparison failed, 2 wrong usage, 128 + n ended by signal n (130 Ctrl-C).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
+    with lasting_streams(stop), prompt_interrupts():
+        try:
+            try:
+                return _run(argv)
+            finally:
+                sys.stdout.flush()  # here, and not at the very end, it is known what to do
+        except KeyboardInterrupt as interrupt:
+            number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+            if number != SIGPIPE and _speaks():
+                print("interrupted", file=sys.stderr)
+            return exit_code(number)
+
+
+def _run(argv: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "compare": _compare,
@@ -210,16 +237,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (ValueError, RewardError, DivergenceError, EngineError) as error:
-        # Of several processes, all have met the same error.
-        if os.environ.get("RANK", "0") == "0":
+        if _speaks():
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+
+def _speaks() -> bool:
+    """Return whether this process says what all of several have met."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _train(argv: list[str]) -> int:
@@ -235,14 +263,21 @@ def _train(argv: list[str]) -> int:
             from agents.hub import check_push
 
         check_push(flags.push_to_hub)
+    if flags.yes and not flags.overwrite:
+        raise ValueError("Expected --yes with --overwrite only: it asks before nothing else.")
+    if flags.overwrite:
+        check_run_folder(config, resume=flags.resume, overwrite=True)
+        if not (flags.yes or _agrees(config.run_folder)):
+            print("Nothing was changed.")
+            return 1
     with hushed():
         from agents.kernels import keep_freed_memory
         from agents.trainer import train
 
     keep_freed_memory()
-    run = train(config, resume=flags.resume)
+    run = train(config, resume=flags.resume, overwrite=flags.overwrite)
     if run.interrupted:
-        return 130
+        return exit_code(run.stopped_by)
     if flags.push_to_hub:
         from agents.hub import push
 
@@ -255,28 +290,52 @@ def _compare(argv: list[str]) -> int:
         parse(_CompareFlags, argv, prog="compare")
     flags, rest = parse(_CompareFlags, argv, prog="compare", more=TrainConfig)
     values, chosen = _starting_values(flags)
-    base, _ = parse(TrainConfig, rest, prog="compare", default=TrainConfig(**values))
+    start = TrainConfig(**values)
+    base, _ = parse(TrainConfig, rest, prog="compare", default=start)
     check_before_loading(base)
     _say(chosen)
-    for field in ("seeds", "evaluation_queries"):
-        value = getattr(flags if field == "seeds" else base, field)
-        if value < 1:
-            raise ValueError(f"Expected {field} to be at least 1, got {value}.")
+    for field, value, least in (
+        ("seeds", flags.seeds, 1),
+        ("evaluation_queries", base.evaluation_queries, 1),
+        ("jobs", flags.jobs, 0),
+    ):
+        if value < least:
+            raise ValueError(f"Expected {field} to be at least {least}, got {value}.")
     from rich.console import Console
 
     from agents.compare import compare
-    from agents.variants import Grid
+    from agents.variants import Grid, check_effect, plan
 
-    kept = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Grid)}
+    grid = Grid(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Grid)})
     out = Path(flags.out or f"runs/compare_{flags.task}")
+    check_effect(start, base, plan(base, grid, out))
     return compare(
         base,
-        Grid(**kept),
+        grid,
         out,
         at_a_time=flags.jobs or os.cpu_count() or 1,
         dry_run=flags.dry_run,
         console=Console(),
     )
+
+
+def _agrees(folder: Path) -> bool:
+    """Ask whether a run may be deleted.
+
+    Raises:
+        ValueError: if there is nobody to ask.
+    """
+    if not has_progress(folder):
+        return True
+    if not sys.stdin.isatty() or "RANK" in os.environ:
+        raise ValueError(
+            f"Expected --yes with --overwrite where nobody can be asked: the run {folder} would be "
+            "deleted."
+        )
+    try:
+        return input(f"Delete the run {folder}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _starting_point(flags: _TrainFlags) -> tuple[TrainConfig, str]:
@@ -285,10 +344,10 @@ def _starting_point(flags: _TrainFlags) -> tuple[TrainConfig, str]:
     if flags.resume:
         given = {"model": flags.model, "adapter": flags.adapter}
         chosen |= {name: value for name, value in given.items() if value}
-        from agents.run_folder import read_config
-
+        # Held to what the run has, as its flags would be.
+        values = preset_values(flags.preset) if flags.preset else {}
         stored = read_config(TrainConfig(task=flags.task, out=flags.out).run_folder)
-        return dataclasses.replace(stored, **chosen), ""
+        return dataclasses.replace(stored, **{**values, **chosen}), ""
     values, line = _starting_values(flags)
     return TrainConfig(**{**values, "out": flags.out}), line
 
@@ -301,7 +360,7 @@ def _starting_values(flags: _TrainFlags | _CompareFlags) -> tuple[dict[str, Any]
 
 def _say(line: str) -> None:
     """Tell the user something, once for all processes of a run."""
-    if line and os.environ.get("RANK", "0") == "0":
+    if line and _speaks():
         print(line, file=sys.stderr)
 
 
@@ -322,6 +381,7 @@ def _evaluate(argv: list[str]) -> int:
         k=flags.k,
         samples=flags.samples,
         batch_size=flags.batch_size,
+        device=flags.device,
     )
     print_evaluation(evaluation, Console())
     return 0

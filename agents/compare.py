@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,10 +19,12 @@ from rich.console import Console
 from agents.config import TrainConfig
 from agents.page import wall_time
 from agents.records import write_atomically
+from agents.run_folder import has_progress, num_rows
+from agents.streams import go_on, lasting_streams
 from agents.variants import Grid, Job, plan
 
 _GRACE_S = 60.0
-"""What a run is given after an interrupt to save its checkpoint."""
+"""What a run is given after a signal to save its checkpoint."""
 
 
 def compare(
@@ -41,12 +42,17 @@ def compare(
         ValueError: if the plan is unusable, or the folder holds runs of another one.
     """
     jobs = plan(base, grid, out)
+    check_stored_plans(jobs)
     if dry_run:
         for job in jobs:
             state = "finished" if finished(job) else "to do"
             console.print(f"{job.config.out}: {state}", highlight=False, soft_wrap=True)
         return 0
-    check_stored_plans(jobs)
+    with lasting_streams(go_on):
+        return _compare(jobs, out, at_a_time, console)
+
+
+def _compare(jobs: Sequence[Job], out: Path, at_a_time: int, console: Console) -> int:
     failed = run_jobs(jobs, at_a_time=at_a_time, console=console)
     ended = [job for job in jobs if finished(job)]
     if ended:
@@ -54,17 +60,18 @@ def compare(
         from agents.outcomes import print_summary, read_outcome
 
         outcomes = [read_outcome(job) for job in ended]
+        page = write_findings(ended, outcomes, out)
         print_summary(outcomes, console)
         for line in version_lines(ended):
             console.print(line, highlight=False, soft_wrap=True)
-        page = write_findings(ended, outcomes, out)
         console.print(f"The page is {page}.", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
 def finished(job: Job) -> bool:
-    """Return whether a run has been evaluated, the last thing that it does."""
-    return (job.config.run_folder / "evaluation.json").is_file()
+    """Return whether a run has done all its iterations and has been evaluated after them."""
+    folder = job.config.run_folder
+    return (folder / "evaluation.json").is_file() and num_rows(folder) >= job.config.iterations
 
 
 def run_jobs(jobs: Sequence[Job], *, at_a_time: int, console: Console) -> list[Job]:
@@ -101,7 +108,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
     """Start a run, or go on with it: both are a run folder with a configuration, resumed."""
     folder = job.config.run_folder
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "config.json").exists():
+    if not (folder / "config.json").exists() or not has_progress(folder):
         text = json.dumps(job.config.to_json(), indent=2) + "\n"
         write_atomically(folder / "config.json", text)
     command = [sys.executable, "-m", "agents", "train", job.config.task]
@@ -130,7 +137,7 @@ def _report(
 def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
     """Let every run save its checkpoint, and kill what does not."""
     for process in running:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
     until = time.monotonic() + _GRACE_S
     for process in running:
         try:
@@ -147,7 +154,7 @@ def check_stored_plans(jobs: Sequence[Job]) -> None:
     """
     for job in jobs:
         path: Path = job.config.run_folder / "config.json"
-        if not path.is_file():
+        if not path.is_file() or not has_progress(path.parent):
             continue
         stored = json.loads(path.read_text(encoding="utf-8"))
         for name, value in job.config.to_json().items():

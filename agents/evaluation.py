@@ -7,9 +7,11 @@ All KL is exact, summed over the response, against the policy's own prompt.
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
@@ -20,7 +22,7 @@ from agents.answers import Answers, Decoding, collect_answers
 from agents.config import TrainConfig
 from agents.metrics import bootstrap_interval, distinct_2, majority_at_k, pass_at_k
 from agents.policy import LLMPolicy
-from agents.records import REFERENCE, SampleRow
+from agents.records import REFERENCE, SampleRow, write_atomically
 from agents.tables import Column, stacked
 from cory_env.game import score
 from cory_env.rewards.answer import AnswerReward, final_number
@@ -29,6 +31,9 @@ from cory_env.types import Reward
 
 Interval = tuple[float, float, float]
 """Mean, lower and upper end of the 95 % bootstrap interval over queries."""
+
+NUM_SAMPLE_QUERIES = 4
+"""Queries, the first of the held-out ones, that sample texts answer."""
 
 DISTINCT_GROUP = 32
 """Responses in which distinct-2 is counted: it depends on the number of texts."""
@@ -63,6 +68,8 @@ class Evaluation(TypedDict):
     num_queries: int
     greedy: bool
     rows: list[EvaluationRow]
+    iterations: NotRequired[int]
+    """Behind the policies that were scored."""
     samples: NotRequired[int]
     """Responses per query and row, the greedy one not counted."""
     k: NotRequired[list[int]]
@@ -133,6 +140,11 @@ def evaluate_policies(
         k=sorted(set(decoding.k)),
     )
     return cast("Evaluation", _Shown(evaluation))
+
+
+def write_evaluation(run: Path, evaluation: Evaluation) -> None:
+    """Write the `evaluation.json` of a run folder."""
+    write_atomically(run / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
 
 
 def references(policies: Mapping[str, LLMPolicy]) -> dict[str, LLMPolicy]:
@@ -232,7 +244,7 @@ def sample_texts(
     *,
     iteration: int,
     max_new_tokens: int,
-    num_queries: int = 4,
+    num_queries: int = NUM_SAMPLE_QUERIES,
     seed: int = 0,
 ) -> list[SampleRow]:
     """Let each policy answer the same few queries alone, with the same randomness every time."""

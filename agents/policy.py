@@ -80,11 +80,16 @@ class LLMPolicy:
         if int(ids.max()) >= backbone.rows:
             raise ValueError(_unknown_token(backbone, int(ids.max())))
         if int(lengths[longest]) + max_new_tokens > backbone.context:
+            room = backbone.context - int(lengths[longest])
+            mend = (
+                f"lower max_new_tokens to {room}, or shorten the query"
+                if room > 0
+                else ("shorten the query")
+            )
             raise ValueError(
-                f"Expected a prompt of at most {backbone.context - max_new_tokens} tokens (context "
-                f"{backbone.context} less {max_new_tokens} new ones), got "
-                f"{int(lengths[longest])} in "
-                f"{prompts[longest][:60]!r}…: shorten the query or lower max_new_tokens."
+                f"Expected a prompt and max_new_tokens={max_new_tokens} to fit the model's context "
+                f"of {backbone.context} tokens, got a prompt of {int(lengths[longest])} tokens, "
+                f"{prompts[longest][:60]!r}…: {mend}."
             )
         return ids.long().to(backbone.device), mask.to(backbone.device)
 

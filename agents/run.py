@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from agents.answers import BATCH_SIZE, Decoding
 from agents.backbone import DType, FullBackbone, load_base, pick_device, pick_dtype
-from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.evaluation import Evaluation, evaluate_policies
+from agents.checkpoint import load_checkpoint
+from agents.evaluation import Evaluation, evaluate_policies, write_evaluation
 from agents.hush import hushed
 from agents.merge import load_merged
 from agents.model_files import policy_kind
 from agents.policy import LLMPolicy
-from agents.records import write_atomically
-from agents.run_folder import read_config
+from agents.run_folder import iterations_done, list_checkpoints, read_config
 from agents.tasks import build_task
 from agents.trainer import Trainer
 
@@ -33,6 +32,7 @@ def evaluate(
     k: Sequence[int] = (),
     samples: int = 0,
     batch_size: int = BATCH_SIZE,
+    device: str = "",
 ) -> Evaluation:
     """Score the policies of a run's last checkpoint: each alone, as a team, and the reference.
 
@@ -45,6 +45,7 @@ def evaluate(
         k: sizes for pass@k and majority@k, where the reward is 0 or 1.
         samples: responses per query; 0 for the largest k, or 1.
         batch_size: episodes in memory at a time; the figures do not depend on it.
+        device: where to compute; empty for the run's own.
 
     Returns:
         What is also written to `evaluation.json` in the run folder.
@@ -62,6 +63,9 @@ def evaluate(
         batch_size=batch_size,
     )
     config = read_config(folder)
+    if device:
+        config = replace(config, device=device)
+    pick_device(config.device)  # says so before anything is loaded
     checkpoints = list_checkpoints(folder / "checkpoints")
     if not checkpoints:
         raise ValueError(f"Expected a run with a checkpoint, got {folder}, which has none yet.")
@@ -81,7 +85,8 @@ def evaluate(
         num_queries=num_queries,
         decoding=decoding,
     )
-    write_atomically(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+    evaluation["iterations"] = iterations_done(folder)
+    write_evaluation(folder, evaluation)
     return evaluation
 
 

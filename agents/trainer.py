@@ -11,9 +11,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,7 @@ from agents.algorithms import ALGORITHMS
 from agents.backbone import pick_device
 from agents.cards import write_cards
 from agents.checkpoint import (
-    list_checkpoints,
+    check_checkpoint,
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
@@ -40,16 +40,19 @@ from agents.config import TrainConfig
 from agents.engines import BuiltinEngine, Engine, make_engine
 from agents.errors import DivergenceError, EngineError
 from agents.evaluation import (
+    NUM_SAMPLE_QUERIES,
     Evaluation,
     evaluate_policies,
     print_evaluation,
     references,
     sample_texts,
+    write_evaluation,
 )
+from agents.fitting import check_prompts
 from agents.functional import Totals, explained_variance, schedule_factor, stratified_order
 from agents.histograms import Histograms
 from agents.hush import hushed
-from agents.interrupts import deferred_interrupts
+from agents.interrupts import Interrupted, deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
 from agents.metrics import distinct_2
@@ -60,7 +63,13 @@ from agents.report import write_report
 from agents.rewards import ClassifierReward
 from agents.roles import RoleSchedule
 from agents.rollout import collect, draw_examples
-from agents.run_folder import check_run_folder
+from agents.run_folder import (
+    begun,
+    check_run_folder,
+    is_finished,
+    list_checkpoints,
+    read_config,
+)
 from agents.setup import build_backbones, build_critics, build_games, build_reward
 from agents.sharding import (
     asked_sharding,
@@ -69,6 +78,7 @@ from agents.sharding import (
     spread_like,
     whole_tensors,
 )
+from agents.streams import go_on, lasting_streams
 from agents.tasks import build_task
 from agents.trackers import check_trackers, open_trackers
 from agents.types import Rollout, TrainBatch, Turn
@@ -89,8 +99,13 @@ class Run:
     """One row per iteration."""
     evaluation: Evaluation | None
     """On held-out queries; None if it was interrupted or asked for none."""
-    interrupted: bool
-    """Whether it stopped at a checkpoint before its last iteration."""
+    stopped_by: int
+    """Number of the signal that stopped it before its last iteration; 0 if none did."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it stopped at a checkpoint before its last iteration."""
+        return self.stopped_by != 0
 
     def __repr__(self) -> str:
         """Return where it is and how it ended."""
@@ -143,6 +158,7 @@ class Trainer:
             )
             for name, backbone in backbones.items()
         }
+        self._check_prompts()
         self.generators = {name: torch.Generator().manual_seed(seeds.pop()) for name in names}
         max_new_tokens = self.games.rules.max_new_tokens
         self.critics = build_critics(
@@ -168,6 +184,25 @@ class Trainer:
         self.skipped_in_a_row = dict.fromkeys(names, 0)
         self.engine: Engine = BuiltinEngine()
         self.histograms = Histograms(self.world)
+
+    def _check_prompts(self) -> None:
+        """Check that what is asked, in training and in the end, can be read.
+
+        Raises:
+            ValueError: if not.
+        """
+        config, rules = self.config, self.games.rules
+        everybody = list(self.policies.values())
+        stays = config.swap == "never" or not config.swap_every
+        for task, count in (
+            (rules.task, None),
+            (self.test_task, max(config.evaluation_queries, NUM_SAMPLE_QUERIES)),
+        ):
+            readers = {
+                role: [policy] if stays and task is rules.task else everybody
+                for role, policy in zip(rules.roles, everybody, strict=True)
+            }
+            check_prompts(replace(rules, task=task), task.examples[:count], readers)
 
     def _check_shares(self) -> None:
         """Check that every process gets as many rows of each batch, and whole groups.
@@ -243,7 +278,7 @@ class Trainer:
                 causal_credit=config.credit == "causal",
             )
             self.engine.rest()
-        except (RewardError, EngineError) as error:
+        except (RewardError, EngineError, ValueError) as error:
             failed.append(error)
         # What fails for one process must not leave the others waiting for it.
         if failed := self.world.gather_list(failed):
@@ -273,6 +308,13 @@ class Trainer:
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = factor * rate
+
+    def _learning_rates(self, policy: str) -> dict[str, float]:
+        rates = {"learning_rate": self.optimizers[policy].param_groups[0]["lr"]}
+        if policy in self.critic_optimizers:
+            critic = self.critic_optimizers[policy].param_groups[0]
+            rates["critic_learning_rate"] = critic["lr"]
+        return rates
 
     def _update(self, policy: str, batch: TrainBatch) -> dict[str, float]:
         """Take all optimiser steps on one batch and return the mean metrics of the losses."""
@@ -352,6 +394,7 @@ class Trainer:
             **learned,
             "explained_variance": float(explained_variance(predictions, targets)),
             "kl_coef": controller.coef,
+            **self._learning_rates(turn.policy),
         }
         controller.update(kl, self.config.batch_size)
         return {f"{turn.policy}/{key}": value for key, value in values.items()}
@@ -431,14 +474,23 @@ def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opt
 
 @known_arguments
 @hushed()
-def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Run:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Run:
     """Train, writing the run folder as it goes.
 
-    Processes that `accelerate launch` has started share the work; the first one writes.
+    Processes that `accelerate launch` has started share the work; the first one writes. A run that
+    is finished and is asked for no more iterations is only read. Where nobody reads the output any
+    more, the run goes on.
 
     Args:
         config: what to do.
         resume: go on from the last checkpoint of `config.run_folder`.
+        overwrite: replace the run that is in `config.run_folder`, once the new one has begun.
         console: where to show progress.
 
     Raises:
@@ -447,53 +499,112 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         EngineError: if the engine is unusable, or fails; in a run, the iterations before are saved.
     """
     _check(config)
+    with lasting_streams(go_on):
+        return _train(config, resume, overwrite, console or Console())
+
+
+def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console) -> Run:
     check_launcher()
     world = join_world(pick_device(config.device))
-    folder, console = config.run_folder, console or Console()
-    check_run_folder(config, resume)
+    folder = config.run_folder
+    check_run_folder(config, resume=resume, overwrite=overwrite)
     check_trackers(config)
+    finished = resume and is_finished(config)
     world.any(False)  # nobody writes before everybody has checked
     if not world.writes:
         console = Console(quiet=True)
+    if finished:
+        return _read_finished(config, console)
     trainer = Trainer(config, world)
     done = _restore(trainer, folder) if resume else 0
     trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, world.rank)
-    if world.writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
-        made_by = facts(pick_device(config.device).type)
-        if isinstance(trainer.reward, ClassifierReward):
-            console.print(f"The reward is the {trainer.reward.description}.")
-            made_by["reward"] = trainer.reward.description
-        record(folder, done, made_by)
+    if done:
+        _say_new_schedule(read_config(folder), config, done, console)
+    if isinstance(trainer.reward, ClassifierReward):
+        console.print(f"The reward is the {trainer.reward.description}.")
     with (
+        begun(folder, resume=resume) if world.writes else nullcontext(lambda: None) as begin,
         world.together(),
         closing(trainer.engine),
         TemporaryDirectory() as scratch,
-        MetricLogger(
-            folder if world.writes else Path(scratch),
-            config.iterations,
-            console=console,
-            trackers=open_trackers(config, done, console) if world.writes else (),
-        ) as logger,
-        deferred_interrupts() as stop,
     ):
-        done = _learn(trainer, folder, logger, done, stop)
-    interrupted = done < config.iterations
+        out = folder if world.writes else Path(scratch)
+        if world.writes:
+            _write_start(trainer, config, done)
+        trackers = open_trackers(config, done, console) if world.writes else ()
+        with (
+            MetricLogger(out, config.iterations, console=console, trackers=trackers) as logger,
+            deferred_interrupts() as stop,
+        ):
+            done = _learn(trainer, folder, logger, done, stop, begin=begin)
+            stopped_by = max(world.gather_list(stop), default=0) if done < config.iterations else 0
+    return _end(trainer, done, stopped_by, console)
+
+
+def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
+    """Write what there is to write at the end of a run, then show it."""
+    world, folder = trainer.world, trainer.config.run_folder
     with world.together():
-        evaluation = None if interrupted else _finish(trainer, folder, console)
+        evaluation = None if stopped_by else _finish(trainer, folder)
     if world.writes:
-        if not interrupted:
-            write_cards(folder)
         report = write_report(folder)
-        console.print(
-            f"Interrupted after {done} iterations, saved; go on with --resume. See {report}."
-            if interrupted
-            else f"The run is in {folder}, its page is {report}."
-        )
+        if stopped_by:
+            console.print(
+                f"Interrupted after {done} iterations, saved; go on with --resume. See {report}."
+            )
+        else:
+            print_before_after(read_samples(folder / "samples.jsonl"), console)
+            if evaluation:
+                print_evaluation(evaluation, console)
+            console.print(f"The run is in {folder}, its page is {report}.")
     world.any(False)  # the first one has written all that the others may read
     metrics = read_metrics(folder / "metrics.jsonl")
-    return Run(folder=folder, metrics=metrics, evaluation=evaluation, interrupted=interrupted)
+    return Run(folder=folder, metrics=metrics, evaluation=evaluation, stopped_by=stopped_by)
+
+
+def _write_start(trainer: Trainer, config: TrainConfig, done: int) -> None:
+    text = json.dumps(config.to_json(), indent=2) + "\n"
+    write_atomically(config.run_folder / "config.json", text)
+    made_by = facts(pick_device(config.device).type)
+    if isinstance(trainer.reward, ClassifierReward):
+        made_by["reward"] = trainer.reward.description
+    record(config.run_folder, done, made_by)
+
+
+def _read_finished(config: TrainConfig, console: Console) -> Run:
+    """Say that there is nothing to do, and return the run as it is."""
+    folder = config.run_folder
+    check_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
+    console.print(
+        f"The run in {folder} is finished: all {config.iterations} iterations are done. Pass "
+        f"--resume with more --iterations to go on; its page is {folder / 'report.html'}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    evaluation = None
+    if config.evaluation_queries:
+        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    metrics = read_metrics(folder / "metrics.jsonl")
+    return Run(folder=folder, metrics=metrics, evaluation=evaluation, stopped_by=0)
+
+
+def _say_new_schedule(
+    before: TrainConfig, config: TrainConfig, done: int, console: Console
+) -> None:
+    """Say where the learning rate goes on if the schedule has another last iteration now."""
+    if done >= config.iterations or before.iterations == config.iterations:
+        return
+    old, new = (
+        config.learning_rate * schedule_factor(c.schedule, done, c.iterations, c.warmup)
+        for c in (before, config)
+    )
+    if old != new:
+        console.print(
+            f"The {config.schedule} schedule ends at iteration {config.iterations} now, not at "
+            f"{before.iterations}: the learning rate goes on at {new:.3g} instead of {old:.3g}.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _check(config: TrainConfig) -> None:
@@ -510,9 +621,24 @@ def _check(config: TrainConfig) -> None:
 
 
 def _learn(
-    trainer: Trainer, folder: Path, logger: MetricLogger, done: int, stop: Sequence[int]
+    trainer: Trainer,
+    folder: Path,
+    logger: MetricLogger,
+    done: int,
+    stop: Sequence[int],
+    *,
+    begin: Callable[[], None],
 ) -> int:
-    """Iterate until the end or an interrupt; return the number of iterations done."""
+    """Iterate until the end or an interrupt; return the number of iterations done.
+
+    Args:
+        trainer: in the state of after `done` iterations.
+        folder: of the run.
+        logger: of its rows.
+        done: iterations behind it.
+        stop: not empty once it is to end early.
+        begin: is called once there is a row.
+    """
     config, saved = trainer.config, done or None
     logger.truncate_after(done - 1)
     if done == 0:
@@ -521,11 +647,13 @@ def _learn(
         before = trainer.state()
         try:
             row = trainer.iterate(done)
-        except (RewardError, EngineError):
+        except (RewardError, EngineError, ValueError):
             # Nothing has been learnt yet: the weights are those of before the iteration.
-            _save(trainer, folder, done, before)
+            if done:
+                _save(trainer, folder, done, before)
             raise
         logger.log(row, trainer.histograms.row(done))
+        begin()
         done += 1
         if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
             _save(trainer, folder, done, trainer.state())
@@ -539,6 +667,8 @@ def _learn(
         if done % config.save_every == 0:
             _save(trainer, folder, done, trainer.state())
             saved = done
+    if done == 0:
+        raise Interrupted(max(trainer.world.gather_list(stop)))  # there is nothing to save
     if saved != done:
         _save(trainer, folder, done, trainer.state())
     return done
@@ -573,25 +703,24 @@ def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]
     )
 
 
-def _finish(trainer: Trainer, folder: Path, console: Console) -> Evaluation | None:
-    """Write the final policies, evaluate them and show what has changed."""
+def _finish(trainer: Trainer, folder: Path) -> Evaluation | None:
+    """Write the final policies, evaluate them and write their cards."""
     _write_final(trainer.policies, folder, trainer.world)
+    config, evaluation = trainer.config, None
+    if config.evaluation_queries:
+        evaluation = evaluate_policies(
+            config,
+            trainer.policies,
+            trainer.test_task,
+            trainer.reward,
+            split=config.test_split,
+            num_queries=config.evaluation_queries,
+        )
+        evaluation["iterations"] = config.iterations
     if trainer.world.writes:
-        print_before_after(read_samples(folder / "samples.jsonl"), console)
-    config = trainer.config
-    if not config.evaluation_queries:
-        return None
-    evaluation = evaluate_policies(
-        config,
-        trainer.policies,
-        trainer.test_task,
-        trainer.reward,
-        split=config.test_split,
-        num_queries=config.evaluation_queries,
-    )
-    if trainer.world.writes:
-        write_atomically(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
-        print_evaluation(evaluation, console)
+        if evaluation:
+            write_evaluation(folder, evaluation)
+        write_cards(folder)
     return evaluation
 
 

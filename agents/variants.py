@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -93,10 +93,14 @@ def plan(base: TrainConfig, grid: Grid, out: Path) -> list[Job]:
     Raises:
         ValueError: if a variant is unknown, or does not go together with the rest.
     """
+    for name in ("variants", "kl_coefs", "learning_rates"):
+        values = getattr(grid, name)
+        if len(set(values)) < len(values):
+            raise ValueError(f"Expected each of {name} once, got {' '.join(map(str, values))}.")
     settings = [
-        {name: value for name, value in (("kl_coef", kl), ("learning_rate", rate)) if value}
-        for kl in grid.kl_coefs or (0.0,)
-        for rate in grid.learning_rates or (0.0,)
+        {n: value for n, value in (("kl_coef", kl), ("learning_rate", rate)) if value is not None}
+        for kl in grid.kl_coefs or (None,)
+        for rate in grid.learning_rates or (None,)
     ]
     jobs = []
     for seed in range(base.seed, base.seed + grid.seeds):
@@ -112,6 +116,29 @@ def plan(base: TrainConfig, grid: Grid, out: Path) -> list[Job]:
                 config = replace(base, **{**values, "iterations": iterations})
                 jobs.append(Job(variant=variant, setting=label, config=config))
     return jobs
+
+
+def check_effect(start: TrainConfig, base: TrainConfig, jobs: Sequence[Job]) -> None:
+    """Check that what was asked of all variants holds for one of them at least.
+
+    Args:
+        start: before the flags.
+        base: after them.
+        jobs: the plan.
+
+    Raises:
+        ValueError: if every variant, or the grid, sets another value.
+    """
+    before = start.to_json()
+    for name, value in base.to_json().items():
+        if value == before[name] or name in ("out", "seed", "iterations"):
+            continue
+        if all(getattr(job.config, name) != value for job in jobs):
+            raise ValueError(
+                f"Expected fields that the variants leave as they are, got {name}={value!r}, which "
+                f"each of {', '.join(dict.fromkeys(job.variant for job in jobs))} sets: leave out "
+                f"--{name.replace('_', '-')}, or choose other variants or values."
+            )
 
 
 def variant_changes(name: str) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from agents.cli import main
+from agents.compare import check_stored_plans, finished
 from agents.config import TrainConfig
 from agents.outcomes import (
     Outcome,
@@ -50,6 +51,36 @@ def test_plans_have_every_variant_value_and_seed_once_the_first_seeds_first():
     assert first.config.out == "out/runs/ppo/kl_coef=0.1,learning_rate=0.001/5"
     assert (first.config.kl_coef, first.config.learning_rate) == (0.1, 1e-3)
     assert jobs[2].config.algorithm == "rloo"
+
+
+def test_a_value_of_0_is_a_value():
+    jobs = plan(TrainConfig(), Grid(variants=("ppo",), seeds=1, kl_coefs=(0.0, 0.1)), Path("out"))
+    assert [job.config.kl_coef for job in jobs] == [0.0, 0.1]
+
+
+def test_a_run_that_never_began_is_planned_anew(tmp_path):
+    def job(kl_coef: float):
+        base = TrainConfig(task="toy", kl_coef=kl_coef)
+        return plan(base, Grid(variants=("ppo",), seeds=1), tmp_path)[0]
+
+    folder = job(0.1).config.run_folder
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(job(0.1).config.to_json()))
+    check_stored_plans([job(0.2)])
+    (folder / "metrics.jsonl").write_text('{"iteration": 0}\n')
+    with pytest.raises(ValueError, match=r"kl_coef=0\.1"):
+        check_stored_plans([job(0.2)])
+
+
+def test_a_run_evaluated_on_its_way_is_not_finished(tmp_path):
+    job = plan(TrainConfig(task="toy", iterations=2), Grid(variants=("ppo",), seeds=1), tmp_path)[0]
+    folder = job.config.run_folder
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text('{"iteration": 0}\n')
+    assert not finished(job)
+    (folder / "metrics.jsonl").write_text('{"iteration": 0}\n{"iteration": 1}\n')
+    assert finished(job)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +224,10 @@ def test_an_interrupt_saves_every_run_and_a_second_call_goes_on(tmp_path):
         (("--evaluation-queries", "0"), "evaluation_queries to be at least 1"),
         (("--kl-coefs", "much"), "much"),
         (("--nonsense", "1"), "--nonsense"),
+        (("--jobs", "-1"), "jobs to be at least 0"),
+        (("--variants", "ppo", "ppo"), "each of variants once"),
+        (("--kl-coef", "0.5", "--kl-coefs", "0.1", "0.2"), "leave out --kl-coef"),
+        (("--variants", "ppo", "rloo", "--algorithm", "grpo"), "each of ppo, rloo sets"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, message, tmp_path, capsys):

@@ -24,6 +24,7 @@ from transformers import (
 
 from agents.model_files import check_safetensors, why_not
 from agents.sources import check_repository
+from cory_env.tokenization import TransformersCodec
 from cory_env.types import Example, Float64Array
 
 
@@ -66,6 +67,7 @@ class ClassifierReward:
             f"logit of label {self._positive_label} ({labels[self._positive_label]}) of {name}"
         )
         """What is paid, for people to read."""
+        self._codec = TransformersCodec(self._tokenizer)  # type: ignore[arg-type]
         self._context = _context(self._model, self._tokenizer)
         _check_context(self._model, self._context, name)
         self._model.to(torch.device(device))  # type: ignore[arg-type]
@@ -98,9 +100,7 @@ class ClassifierReward:
         scores = np.zeros(len(texts), np.float64)
         if not texts:
             return scores
-        columns: Any = self._tokenizer(
-            list(texts), truncation=True, max_length=self._context, split_special_tokens=True
-        )
+        columns = self._encode(texts)
         lengths = [len(ids) for ids in columns["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__)
         for start in range(0, len(order), self._batch_size):
@@ -109,6 +109,28 @@ class ClassifierReward:
             logits = self._model(**self._padded(rows)).logits
             scores[places] = logits[:, self._positive_label].double().cpu().numpy()
         return scores
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        """Return the columns of the tokenizer, where no special token has come of a text."""
+        columns: Any = self._tokenizer(
+            list(texts), truncation=True, max_length=self._context, split_special_tokens=True
+        )
+        codec, rows = self._codec, columns["input_ids"]
+        room = self._context - len(codec.before) - len(codec.after)
+        for place, text in enumerate(texts):
+            own = rows[place][len(codec.before) : len(rows[place]) - len(codec.after)]
+            if codec.is_plain(text, own):
+                continue
+            # A vocabulary may hold a special token as a word like any other.
+            try:
+                own = codec.text_ids(text)
+            except ValueError:  # it has nothing else for a character
+                own = [i for i in own if i not in codec.special]
+            ids = [*codec.before, *own[:room], *codec.after]
+            fills = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+            for name, column in columns.items():
+                column[place] = fills.get(name, [0] * len(ids))
+        return dict(columns)
 
     def _padded(self, rows: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, Tensor]:
         # On the right, absolute positions count from the first word without further ado; and with

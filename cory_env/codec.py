@@ -88,7 +88,7 @@ class Codec(ABC):
             ValueError: if the tokenizer has nothing but a special token for one of its characters.
         """
         ids = self._part_ids(text, begin)
-        if self._is_plain(text, ids):
+        if self.is_plain(text, ids):
             return ids
         parts = list[int]()
         while text:
@@ -101,6 +101,12 @@ class Codec(ABC):
             parts += self._part_ids(text[:length], begin)
             text, begin = text[length:], False
         return parts
+
+    def is_plain(self, text: str, ids: list[int]) -> bool:
+        """Return whether no special token has come of a text, but for what is unknown."""
+        if not self._control.isdisjoint(ids):
+            return False
+        return self._unknown is None or self._unknown[0] not in ids or self._unknown[1] not in text
 
     @cached_property
     def before(self) -> list[int]:
@@ -163,17 +169,11 @@ class Codec(ABC):
             if joint[: len(ids)] == ids:
                 yield joint[len(ids) :]
 
-    def _is_plain(self, text: str, ids: list[int]) -> bool:
-        """Return whether no special token has come of a text, but for what is unknown."""
-        if not self._control.isdisjoint(ids):
-            return False
-        return self._unknown is None or self._unknown[0] not in ids or self._unknown[1] not in text
-
     def _plain_length(self, text: str, begin: bool) -> int:
         """Return how many characters may be encoded together: all, or one more would be special."""
 
         def is_plain(length: int) -> bool:
-            return self._is_plain(text[:length], self._part_ids(text[:length], begin))
+            return self.is_plain(text[:length], self._part_ids(text[:length], begin))
 
         length, special = 0, 1
         while is_plain(special):

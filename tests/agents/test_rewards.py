@@ -51,7 +51,9 @@ def build_tokenizer(pad_token: str | None = "[PAD]"):
     )
     # No model_max_length: like many a tokenizer on the hub, it knows nothing of the context.
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=pad_token, unk_token="[UNK]", padding_side="left"
+        tokenizer_object=backend,
+        **{"pad_token": pad_token, "unk_token": "[UNK]", "cls_token": "[CLS]"},
+        **{"sep_token": "[SEP]", "padding_side": "left"},
     )
 
 
@@ -255,6 +257,20 @@ def test_a_special_token_that_a_text_spells_out_stays_text(tmp_path, token):
     with torch.no_grad():
         expected = float(model(input_ids=torch.tensor([[*spelt, 3]])).logits[0, 0])
     assert score == pytest.approx(expected, abs=ROUNDING)
+
+
+@pytest.mark.parametrize("text", ["my [PAD] film", "[SEP] good", "the film [UNK]", "[CLS]"])
+def test_a_special_token_that_is_a_word_of_the_vocabulary_stays_text(two, text):
+    reward, seen = ClassifierReward(two), []
+    reward._model.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(inputs["input_ids"][0].tolist()), with_kwargs=True
+    )
+    reward.logits([text])
+    begin, *words, end = seen[0]
+    assert (begin, end) == (2, 3)
+    assert not {0, 2, 3} & set(words), "a control token has come of a text"
+    known = [WORDS.index(word) + 4 for word in text.split() if word in WORDS]
+    assert [i for i in words if i > 3] == known
 
 
 # ---- how much a classifier reads

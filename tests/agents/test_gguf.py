@@ -260,6 +260,9 @@ assert not [m for m in sys.modules if m.split(".")[0] in ("agents", "cory_env", 
         check=True,
     )
     assert loaded.stdout.split() == ["torch.bfloat16", "1"]
+    card = (run / "final" / "llm_1" / "README.md").read_text()
+    assert 'gguf_file="tiny.gguf", quantization_config=GgufConfig(dequantize=True)' in card
+    assert str(tmp_path) not in card
 
 
 def _refused(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> str:

@@ -35,7 +35,7 @@ NUMBERS = re.compile(r"assert_close|approx\(|assert_learns|Trainer\(")
 LEARNER = re.compile(r"^(import|from) (torch|agents)\b", re.MULTILINE)
 
 
-def tests_of_numbers() -> list[str]:
+def files_of_numbers() -> list[str]:
     """Return the files that train, or that compare floating-point numbers, with torch."""
     sources = {str(p.relative_to(ROOT)): p.read_text() for p in ROOT.glob("tests/**/test_*.py")}
     return sorted(p for p, text in sources.items() if NUMBERS.search(text) and LEARNER.search(text))
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(asked.settings) - SETTINGS.keys():
         parser.error(f"Expected settings of {', '.join(SETTINGS)}, got {', '.join(unknown)}.")
     names = asked.settings or (SHORT if asked.short else tuple(SETTINGS))
-    codes = [run(name, SHORT_TESTS if asked.short else tests_of_numbers()) for name in names]
+    codes = [run(name, SHORT_TESTS if asked.short else files_of_numbers()) for name in names]
     print(table(names))
     return int(any(codes))
 

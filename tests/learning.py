@@ -5,6 +5,12 @@ of one seed here says nothing of that seed elsewhere. The criterion is therefore
 seed *learns* if every policy's mean reward over `WINDOW` iterations in a row passes a bound which
 habit and luck don't reach, within `ITERATIONS`. A learner passes if `NEEDED` of `MOST` seeds learn.
 They are played one after the other, and no more of them than it takes.
+
+The chance of failing a sound learner: of at least seven seeds of each algorithm and game that the
+tests play, 180 in all, with and without vector instructions, every one learnt, after 6 to 27 of the
+48 iterations (the slowest, GSPO on sums, after 22 with a standard deviation of 3.3). So, whatever
+the distribution, a seed misses with a chance below 0.35 (at 95 %: 0.65 ** 7 < 0.05), and fewer than
+2 of 12 seeds learn with one below 1e-4.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from agents.trainer import Trainer
 
 WINDOW = 5
 ITERATIONS = 48
-NEEDED, MOST = 2, 10
+NEEDED, MOST = 2, 12
 
 FAST = {"batch_size": 128, "minibatch_size": 64, "epochs": 2, "learning_rate": 4e-3}
 """A few large steps per batch, with which small games are learnt within seconds. At 6e-3 some

@@ -85,7 +85,7 @@ def test_without_knowledge_transfer_the_observer_cannot_pass_the_blind_optimum()
 
 
 def test_a_sound_learner_fails_less_than_once_in_ten_thousand_times():
-    assert chance_of_failing(0.28) < 1e-4
+    assert chance_of_failing(0.35) < 1e-4
 
 
 def without_steps(config: TrainConfig) -> Trainer:
@@ -119,6 +119,6 @@ def test_a_learner_that_cannot_learn_has_no_seed_that_does(spoilt, task, algorit
 def test_a_learner_fails_once_two_seeds_can_no_longer_learn(monkeypatch):
     played = []
     monkeypatch.setattr(learning, "seed_learns", lambda seed, bound: played.append(seed))
-    with pytest.raises(AssertionError, match="9 of 9 seeds did not pass"):
+    with pytest.raises(AssertionError, match="11 of 11 seeds did not pass"):
         assert_learns(small("letter"), BOUND, lambda config: config.seed)
-    assert played == list(range(9))
+    assert played == list(range(11))

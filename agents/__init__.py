@@ -13,6 +13,7 @@ from agents.hush import hushed
 
 if TYPE_CHECKING:
     from agents.config import TrainConfig
+    from agents.plugins import import_plugins
     from agents.run import evaluate, load_policy
     from agents.trainer import Run, train
 
@@ -22,9 +23,10 @@ _HOMES = {
     "train": "agents.trainer",
     "evaluate": "agents.run",
     "load_policy": "agents.run",
+    "import_plugins": "agents.plugins",
 }
 
-__all__ = ["Run", "TrainConfig", "evaluate", "load_policy", "train"]
+__all__ = ["Run", "TrainConfig", "evaluate", "import_plugins", "load_policy", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,7 @@ from agents.page import (
 from agents.records import policy_names, printable, write_atomically
 
 _COLUMNS = {"reward": "task reward", "kl": "KL, nats", "combined": "reward − η KL"}
-_NOT_SHOWN = {"out", "trackers"}
+_NOT_SHOWN = {"out", "trackers", "imports"}
 """Fields that say where a run was, not what it was."""
 _HUB_DATA = {"imdb": "stanfordnlp/imdb", "gsm8k": "openai/gsm8k"}
 """Where the hub has the data of a task that ships."""

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from agents.config import TrainConfig
 from agents.models import NAMED_MODELS
+from agents.plugins import import_remembered
+from agents.run_folder import read_config
 from agents.sources import check_repository
 from agents.tasks import build_task
 from cory_env.registry import REWARDS
+
+
+def check_run(run: Path, split: str = "") -> TrainConfig:
+    """Return the configuration of a run, with all that it names imported and there.
+
+    Args:
+        run: the run folder.
+        split: of the task, that is wanted besides the run's own.
+
+    Raises:
+        ValueError: if there is no run in the folder, or what it needs is not there.
+    """
+    config = read_config(run)
+    import_remembered(config.imports, run)
+    check_before_loading(replace(config, test_split=split or config.test_split))
+    return config
 
 
 @cache

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from agents.checks import check_before_loading
+from agents.checks import check_before_loading, check_run
 from agents.config import TrainConfig
 from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.flags import parse, program
 from agents.hush import hushed
 from agents.interrupts import SIGPIPE, Interrupted, exit_code, prompt_interrupts
+from agents.plugins import import_plugins, import_remembered
 from agents.presets import preset_values, starting_values
 from agents.run_folder import check_run_folder, has_progress, read_config
 from agents.streams import lasting_streams, stop
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 USAGE = """usage: {program} COMMAND …
 
-  train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields
+  train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields;
+                                                         --import FILE.py for plug-ins of your own
   compare TASK [--variants …] [--seeds 3] [--FIELD …]    variants side by side: one table, one page
   evaluate RUN [--split test] [--k 1 2 4 8]              score a run's policies, alone and as a team
   report RUN [RUN …] [--out FILE]                        page of a run, or of several side by side
@@ -45,6 +47,11 @@ USAGE = """usage: {program} COMMAND …
 """
 
 
+_Imports = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="import", metavar="FILE"), tyro.conf.UseAppendAction
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _TrainFlags:
     """What `train` takes besides the fields of the configuration."""
@@ -53,6 +60,8 @@ class _TrainFlags:
     """Registered task, such as `imdb` or `arithmetic`."""
     preset: str = ""
     """Starting point for the fields; empty for the one that bears the task's name."""
+    import_: _Imports = ()
+    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
     resume: bool = False
     """Go on from the last checkpoint of the run."""
     overwrite: bool = False
@@ -80,6 +89,8 @@ class _CompareFlags:
     """Registered task."""
     preset: str = ""
     """Starting point for the fields; empty for the one that bears the task's name."""
+    import_: _Imports = ()
+    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
     variants: tuple[str, ...] = ("ppo", "cory-mappo", "cory-ippo")
     """Named changes (`agents/variants.py`), or algorithms; the first is tested against."""
     seeds: int = 3
@@ -110,6 +121,8 @@ class _EvaluateFlags:
     """Run folder."""
     split: str = ""
     """Queries: `train`, `test`, or another split of the task; empty for the run's own."""
+    import_: _Imports = ()
+    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
     queries: int = 512
     """How many queries, from the first; >= 1."""
     k: tuple[int, ...] = ()
@@ -180,6 +193,8 @@ class _PlayFlags:
     partner: Annotated[Path | None, tyro.conf.arg(metavar="POLICY")] = None
     """Who has the other seats: a folder such as runs/imdb/final/llm_0. None for the embedded model,
     or, for a task with a vocabulary of its own such as toy, a script that plays perfectly."""
+    import_: _Imports = ()
+    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
     split: str = "test"
     """Queries to play: `train`, `test`, or another split of the task."""
     task_options: str = ""
@@ -252,7 +267,7 @@ def _speaks() -> bool:
 
 def _train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        parse(TrainConfig, argv, prog="train TASK [--preset P] [--resume]")
+        parse(TrainConfig, argv, prog="train TASK [--preset P] [--import FILE] [--resume]")
     flags, rest = parse(_TrainFlags, argv, prog="train", more=TrainConfig)
     start, chosen = _starting_point(flags)
     config, _ = parse(TrainConfig, rest, prog="train", default=start)
@@ -289,8 +304,9 @@ def _compare(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         parse(_CompareFlags, argv, prog="compare")
     flags, rest = parse(_CompareFlags, argv, prog="compare", more=TrainConfig)
+    imports = import_plugins(*flags.import_)
     values, chosen = _starting_values(flags)
-    start = TrainConfig(**values)
+    start = TrainConfig(**{**values, "imports": imports})
     base, _ = parse(TrainConfig, rest, prog="compare", default=start)
     check_before_loading(base)
     _say(chosen)
@@ -340,16 +356,19 @@ def _agrees(folder: Path) -> bool:
 
 def _starting_point(flags: _TrainFlags) -> tuple[TrainConfig, str]:
     """Return the configuration that the other flags change, and what to say of it."""
-    chosen = {"task": flags.task, "out": flags.out}
+    imports = import_plugins(*flags.import_)
+    given = {"model": flags.model, "adapter": flags.adapter, "imports": imports}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
+    chosen |= {"task": flags.task, "out": flags.out}
     if flags.resume:
-        given = {"model": flags.model, "adapter": flags.adapter}
-        chosen |= {name: value for name, value in given.items() if value}
         # Held to what the run has, as its flags would be.
         values = preset_values(flags.preset) if flags.preset else {}
-        stored = read_config(TrainConfig(task=flags.task, out=flags.out).run_folder)
+        folder = Path(flags.out or f"runs/{flags.task}")
+        stored = read_config(folder)
+        import_remembered(stored.imports, folder)
         return dataclasses.replace(stored, **{**values, **chosen}), ""
     values, line = _starting_values(flags)
-    return TrainConfig(**{**values, "out": flags.out}), line
+    return TrainConfig(**{**values, **chosen}), line
 
 
 def _starting_values(flags: _TrainFlags | _CompareFlags) -> tuple[dict[str, Any], str]:
@@ -366,6 +385,8 @@ def _say(line: str) -> None:
 
 def _evaluate(argv: list[str]) -> int:
     flags, _ = parse(_EvaluateFlags, argv, prog="evaluate")
+    import_plugins(*flags.import_)
+    check_run(flags.run, flags.split)
     from rich.console import Console
 
     with hushed():
@@ -424,13 +445,19 @@ def _push(argv: list[str]) -> int:
 
 def _play(argv: list[str]) -> int:
     flags, _ = parse(_PlayFlags, argv, prog="play")
+    import_plugins(*flags.import_)
+    if flags.partner is not None and flags.partner.resolve().parent.name == "final":
+        run = flags.partner.resolve().parent.parent
+        import_remembered(read_config(run).imports, run)
     from agents.play import play
 
     read = TrainConfig(
         task=flags.task, reward_sharing=flags.reward_sharing, task_options=flags.task_options
     )
     parsed = {"reward_sharing": read.sharing, "task_options": read.task_arguments}
-    play(load=_load_policy, **{**dataclasses.asdict(flags), **parsed})
+    given = dataclasses.asdict(flags)
+    del given["import_"]
+    play(load=_load_policy, **{**given, **parsed})
     return 0
 
 

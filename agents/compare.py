@@ -18,6 +18,7 @@ from rich.console import Console
 
 from agents.config import TrainConfig
 from agents.page import wall_time
+from agents.plugins import command_line
 from agents.records import write_atomically
 from agents.run_folder import has_progress, num_rows
 from agents.streams import go_on, lasting_streams
@@ -112,6 +113,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
         text = json.dumps(job.config.to_json(), indent=2) + "\n"
         write_atomically(folder / "config.json", text)
     command = [sys.executable, "-m", "agents", "train", job.config.task]
+    command += command_line(job.config.imports)
     command += ["--out", job.config.out, "--resume", "--iterations", str(job.config.iterations)]
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(

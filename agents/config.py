@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
 
 from agents.algorithms import ALGORITHMS
 from agents.fields import plain_value
@@ -230,6 +232,8 @@ class TrainConfig:
     trackers: str = ""
     """Where metrics and samples go besides the run folder: `tensorboard`, `wandb`, `trackio`, or
     several, with commas between them."""
+    imports: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """What `--import` and `import_plugins` have imported: files with their digests, or modules."""
 
     def __repr__(self) -> str:
         """Return what differs from the defaults."""
@@ -248,11 +252,12 @@ class TrainConfig:
         Raises:
             ValueError: if a name is unknown; says which one was probably meant.
         """
-        TASKS.check(self.task)
+        mend = "your own comes with --import FILE."
+        TASKS.check(self.task, mend)
         task = TASKS.find(self.task)
         option = f"an option of the task {self.task}"
         check_arguments(task, self.task_arguments, option, besides="split")
-        ALGORITHMS.check(self.algorithm)
+        ALGORITHMS.check(self.algorithm, mend)
         for model in self.models:
             check_source("model", model, NAMED_MODELS)
         if self.reward:
@@ -468,7 +473,7 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a flat dictionary of plain values."""
-        return asdict(self)
+        return {**asdict(self), "imports": list(self.imports)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from numbers import Integral, Real
 from os import PathLike, fspath
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from cory_env.names import unknown_name
 from cory_env.task import Task
@@ -28,12 +28,16 @@ def plain_value(name: str, kind: Any, value: object) -> Any:
 
     Args:
         name: of the field.
-        kind: its type: `str`, `int`, `float`, `bool`, or a `Literal`.
+        kind: its type: `str`, `int`, `float`, `bool`, `tuple[str, ...]` or a `Literal`.
         value: what was given.
 
     Raises:
         ValueError: if it has another type; says what to write.
     """
+    if get_origin(kind) is tuple:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise ValueError(f"Expected {name} to be a list of texts, got {_described(value)}.")
     if get_args(kind):
         if value not in get_args(kind):
             raise ValueError(unknown_name(f"a value of {name}", get_args(kind), value))

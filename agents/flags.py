@@ -86,7 +86,12 @@ def _check_names(argv: Sequence[str], kinds: Sequence[type[Any]], prog: str) -> 
     Raises:
         ValueError: if one is not; says which was probably meant.
     """
-    flags = [_flag(field.name) for kind in kinds for field in fields(kind)]
+    flags = [
+        _flag(field.name)
+        for kind in kinds
+        for field in fields(kind)
+        if "Suppress" not in str(field.type)  # tyro's word for a field that is no flag
+    ]
     for word in argv:
         name = word.split("=")[0].replace("_", "-")
         if re.match(r"--[A-Za-z]", name) and "--" + name[2:].removeprefix("no-") not in flags:

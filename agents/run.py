@@ -11,12 +11,13 @@ import torch
 from agents.answers import BATCH_SIZE, Decoding
 from agents.backbone import DType, FullBackbone, load_base, pick_device, pick_dtype
 from agents.checkpoint import load_checkpoint
+from agents.checks import check_run
 from agents.evaluation import Evaluation, evaluate_policies, write_evaluation
 from agents.hush import hushed
 from agents.merge import load_merged
 from agents.model_files import policy_kind
 from agents.policy import LLMPolicy
-from agents.run_folder import iterations_done, list_checkpoints, read_config
+from agents.run_folder import iterations_done, list_checkpoints
 from agents.tasks import build_task
 from agents.trainer import Trainer
 
@@ -62,7 +63,7 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
     )
-    config = read_config(folder)
+    config = check_run(folder, split)
     if device:
         config = replace(config, device=device)
     pick_device(config.device)  # says so before anything is loaded

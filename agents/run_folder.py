@@ -29,6 +29,7 @@ MAY_CHANGE_ON_RESUME = {
     "trackers",
     "engine_url",
     "engine_memory",
+    "imports",
 }
 
 _REPLACED = ".replaced"

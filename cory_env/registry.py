@@ -73,14 +73,21 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
         """Return all names, those of installed distributions included; imports none of them."""
         return list(dict.fromkeys([*self._entries, *sorted(self._installed().names)]))
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, mend: str = "") -> None:
         """Check that there is an entry of a name, without importing it.
+
+        Args:
+            name: the name.
+            mend: what to do if no other name is near.
 
         Raises:
             ValueError: if not; says which name was probably meant.
         """
-        if name not in self.known():
-            raise ValueError(unknown_name(f"{self._article} {self.kind}", self.known(), name))
+        if name in self._entries or name in self.known():
+            return
+        raise ValueError(
+            unknown_name(f"{self._article} {self.kind}", self.known(), name, mend=mend)
+        )
 
     def find(self, name: str) -> _Entry:
         """Return the entry of a name.

@@ -66,7 +66,7 @@ def test_flags_win_and_the_line_comes_before_the_run(capsys, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr("agents.cli.check_before_loading", seen.append)
-    monkeypatch.setattr("agents.trainer.train", lambda config, resume: 1 / 0)
+    monkeypatch.setattr("agents.trainer.train", lambda config, **flags: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["train", "gsm8k", "--model", REAL, "--batch-size", "64", "--learning-rate", "1e-3"])
     (config,) = seen

@@ -37,7 +37,7 @@ def test_the_learner_arrows_point_one_way():
         "roles": set(),
         "metrics": set(),
         "critic": set(),
-        "checkpoint": set(),
+        "checkpoint": {"agents.run_folder"},
         "fields": set(),
         "models": set(),
         "sources": set(),

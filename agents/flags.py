@@ -106,9 +106,9 @@ def _flag(name: str) -> str:
 
 def _line(kind: type[Any], prog: str, box: str) -> str:
     """Return what tyro has to say, in our words where they are known."""
-    lines = [line.strip(" │") for line in box.splitlines()[1:]]
-    until = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    text = " ".join(lines[:until])
+    # A box has a title, a text and a footer; where characters are few, it is drawn with dashes.
+    lines = [line.strip(" │|+─-") for line in box.splitlines()[1:]]
+    text = " ".join(filter(None, lines)).partition(" For full helptext")[0]
     if found := re.search(
         r"invalid choice '(.*)' for argument '(\S+)'\. Expected .*\((.*)\)", text
     ):
@@ -120,7 +120,7 @@ def _line(kind: type[Any], prog: str, box: str) -> str:
         return f"Expected a number for {found[1]}, got {found[2]}."
     if found := re.search(r"Missing value for argument '(\S+)'", text):
         return f"Expected a value behind {found[1]}, got none."
-    if text.startswith("Missing from"):
+    if "Missing from" in text:
         words = [field.name.upper() for field in fields(kind) if field.default is MISSING]
         return f"Expected `{prog} {' '.join(words)}`, got too few words: see `{prog} --help`."
     return text

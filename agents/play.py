@@ -70,6 +70,11 @@ def play(
     seat = seat or rules.roles[min(1, rules.observers)]
     if seat not in rules.agents:
         raise ValueError(unknown_name("a --seat", rules.agents, seat))
+    if partner is not None and not rules.observers:
+        raise ValueError(
+            "Expected --partner with another seat than yours, got a game without observers: leave "
+            "it out, or pass --observers 1."
+        )
     if seed is not None and seed < 0:
         raise ValueError(f"Expected --seed to be at least 0, got {seed}.")
     rng = np.random.default_rng(seed)

@@ -292,6 +292,7 @@ def refused(capsys, *argv: str) -> str:
         (["chess"], ["imdb", "toy", "'chess'"]),
         (["toy", "--seat", "observer_1"], ["--seat", "pioneer_0, observer_0,", "'observer_1'"]),
         (["imdb", "--seat", "observer_0", "--observers", "0"], ["pioneer_0,", "'observer_0'"]),
+        (["imdb", "--observers", "0", "--partner", "agents/assets/model"], ["without observers"]),
         (["imdb", "--split", "valid"], ["'train', 'test'", "'valid'"]),
         (["imdb", "--observers", "-1"], ["observers", "at least 0", "-1"]),
         (["imdb", "--observers", "many"], ["--observers", "many"]),

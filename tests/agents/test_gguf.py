@@ -275,7 +275,9 @@ def _refused(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 def test_a_missing_file_is_named(tmp_path, capsys):
     line = _refused(str(tmp_path / "nothing.gguf"), capsys, tmp_path)
     assert "nothing.gguf" in line
-    assert "REPO:FILE.gguf" in line
+    assert "no such file" in line
+    with pytest.raises(ValueError, match=r"REPO:FILE\.gguf"):
+        gguf_folder(str(tmp_path / "nothing.gguf"), torch.float32)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path, capsys):

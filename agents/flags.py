@@ -118,6 +118,10 @@ def _line(kind: type[Any], prog: str, box: str) -> str:
         return f"Expected a whole number for {found[1]}, got {found[2]}."
     if found := re.search(r"Error parsing (\S+): could not convert string to float: (.*)", text):
         return f"Expected a number for {found[1]}, got {found[2]}."
+    if found := re.search(r"Error parsing (\S+): Could not find valid parse.*?: (\[.*?\])", text):
+        return (
+            f"Expected values of another type for {found[1]}, got {found[2]}: see `{prog} --help`."
+        )
     if found := re.search(r"Missing value for argument '(\S+)'", text):
         return f"Expected a value behind {found[1]}, got none."
     if "Missing from" in text:

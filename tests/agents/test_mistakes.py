@@ -74,6 +74,7 @@ COMMANDS = [
     ("train imdb --iterations many", "Expected a whole number for --iterations, got 'many'"),
     ("train imdb --iterations 1.5", "Expected a whole number"),
     ("train imdb --iterations", "Expected a value behind --iterations"),
+    ("evaluate runs/x --k 1 two", "for --k, got ['1', 'two']"),
     ("train imdb --iterations 0", "at least 1, got 0"),
     ("train imdb --learning-rate high", "Expected a number for --learning-rate, got 'high'"),
     ("train imdb --learning-rate 0", "above 0"),

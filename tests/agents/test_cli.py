@@ -87,7 +87,7 @@ def no_model(monkeypatch):
         (["toy", "--device", "meta"], ["Expected a device", "cpu", "'meta'"]),
         (["toy", "--device", "cuda:99"], ["device out of auto, cpu", "'cuda:99'"]),
         (["gsm8k", "--task-options", "longest=3"], ["longest", "got 3"]),
-        ([], ["task"]),
+        ([], ["train TASK"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

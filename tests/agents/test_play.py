@@ -255,7 +255,7 @@ def test_a_full_context_ends_the_response_and_a_longer_prompt_is_refused(
     words = 300
     monkeypatch.setattr(sys, "stdin", io.StringIO("a\n"))
     assert main(["play", "long", "--seed", "0"]) == 2
-    assert "context 256" in capsys.readouterr().err
+    assert "context of 256 tokens, got a prompt of 304" in capsys.readouterr().err
 
 
 def test_a_trained_policy_takes_the_other_seat(play, toy_policy):
@@ -290,14 +290,14 @@ def refused(capsys, *argv: str) -> str:
     [
         ([], ["TASK"]),
         (["chess"], ["imdb", "toy", "'chess'"]),
-        (["toy", "--seat", "observer_1"], ["--seat", "pioneer_0, observer_0,", "'observer_1'"]),
-        (["imdb", "--seat", "observer_0", "--observers", "0"], ["pioneer_0,", "'observer_0'"]),
+        (["toy", "--seat", "observer_1"], ["--seat", "(pioneer_0, observer_0)", "'observer_1'"]),
+        (["imdb", "--seat", "observer_0", "--observers", "0"], ["(pioneer_0)", "'observer_0'"]),
         (["imdb", "--observers", "0", "--partner", "agents/assets/model"], ["without observers"]),
-        (["imdb", "--split", "valid"], ["'train', 'test'", "'valid'"]),
+        (["imdb", "--split", "valid"], ["(train, test)", "'valid'"]),
         (["imdb", "--observers", "-1"], ["observers", "at least 0", "-1"]),
         (["imdb", "--observers", "many"], ["--observers", "many"]),
         (["imdb", "--seed", "-1"], ["--seed", "at least 0", "-1"]),
-        (["imdb", "--reward-sharing", "all"], ["'collective', 'mean'", "'all'"]),
+        (["imdb", "--reward-sharing", "all"], ["(collective, mean, individual)", "'all'"]),
         (["imdb", "--reward-sharing", "nan"], ["finite", "nan"]),
         (["imdb", "--temperatur", "1"], ["--temperatur"]),
         (["imdb", "--partner", "no/such"], ["--partner", "final/llm_0", "no/such"]),

@@ -217,7 +217,9 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths():
     policy = LLMPolicy(name="llm_0", backbone=backbone)
     room = backbone.context - 2
     policy.encode(["a" * room], max_new_tokens=2)
-    with pytest.raises(ValueError, match=rf"at most {room} tokens.*got {room + 1} in"):
+    with pytest.raises(
+        ValueError, match=rf"context of {room + 2} tokens, got a prompt of {room + 1} "
+    ):
         policy.encode(["a" * (room + 1)], max_new_tokens=2)
 
 

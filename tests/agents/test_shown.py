@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 from agents import Run, TrainConfig
@@ -20,12 +21,14 @@ def test_a_configuration_shows_what_differs_from_the_defaults():
 def test_a_run_shows_where_it_is_and_how_it_ended():
     first = {"iteration": 0, "llm_0/task_reward": 0.0, "llm_0/kl": 0.0}
     row = {"iteration": 1, "llm_0/task_reward": 4.0123, "llm_0/kl": 9.58, "llm_1/kl": 8.0}
-    run = Run(folder=Path("runs/a"), metrics=[first, row], evaluation=None, interrupted=True)
+    run = Run(
+        folder=Path("runs/a"), metrics=[first, row], evaluation=None, stopped_by=signal.SIGINT
+    )
     assert repr(run) == (
         "Run('runs/a', 2 iterations, interrupted, llm_0: reward 4.012, KL 9.580, "
         "llm_1: reward nan, KL 8.000)"
     )
-    empty = Run(folder=Path("runs/a"), metrics=[], evaluation=None, interrupted=False)
+    empty = Run(folder=Path("runs/a"), metrics=[], evaluation=None, stopped_by=0)
     assert repr(empty) == "Run('runs/a', 0 iterations)"
 
 

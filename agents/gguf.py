@@ -127,10 +127,10 @@ def _read(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTo
         )
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
         dense = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=dtype, quantization_config=dense
+            **where, dtype=dtype, quantization_config=dense, trust_remote_code=False
         )
     except _UNREADABLE as error:
         raise ValueError(

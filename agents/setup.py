@@ -13,7 +13,7 @@ from agents.sharding import Sharding
 from agents.tasks import build_task
 from agents.tiny import tiny_model
 from cory_env import make_reward, vector_env
-from cory_env.registry import known_rewards
+from cory_env.registry import REWARDS
 from cory_env.task import Task
 from cory_env.types import Reward
 from cory_env.vector import VectorEnv
@@ -22,7 +22,7 @@ from cory_env.vector import VectorEnv
 def build_reward(config: TrainConfig, task: Task) -> Reward:
     """Return the task's own reward, a registered one, or a Hugging Face classifier."""
     name = config.reward or task.reward
-    if name in known_rewards():
+    if name in REWARDS.known():
         if config.reward_label:
             raise ValueError(
                 f"Expected a sequence classifier as reward with reward_label, got {name!r}, which "

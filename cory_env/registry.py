@@ -178,16 +178,6 @@ def make_reward(name: str) -> Reward:
     return REWARDS.find(name)()
 
 
-def known_tasks() -> list[str]:
-    """Return the names of all tasks, those of installed distributions included."""
-    return sorted(TASKS.known())
-
-
-def known_rewards() -> list[str]:
-    """Return the names of all rewards, those of installed distributions included."""
-    return sorted(REWARDS.known())
-
-
 def _load(kind: str, point: EntryPoint) -> Any:
     expected = f"Expected {_origin(point)} to bring the {kind} {point.name!r}, got"
     try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cory_env
-from cory_env.registry import REWARDS, TASKS, known_rewards, known_tasks
+from cory_env.registry import REWARDS, TASKS
 from cory_env.testing import check_reward, check_task
 
 PLUG_IN = """
@@ -90,8 +90,8 @@ def test_a_plug_in_is_loaded_when_it_is_asked_for_and_not_before(install):
 
 def test_installed_names_are_listed(install):
     install("cory-parrots", ENTRY_POINTS)
-    assert known_tasks() == sorted([*TASKS, "parrot"])
-    assert known_rewards() == sorted([*REWARDS, "echo"])
+    assert sorted(TASKS.known()) == sorted([*TASKS, "parrot"])
+    assert sorted(REWARDS.known()) == sorted([*REWARDS, "echo"])
     with pytest.raises(ValueError, match=r"parrot\), got 'parot': did you mean parrot\?"):
         cory_env.make_task("parot")
     with pytest.raises(ValueError, match=r"answer, match, .*echo\), got 'parrot'\."):
@@ -141,6 +141,6 @@ def test_a_broken_plug_in_is_named_with_its_distribution(install, value, code, m
     install("cory-parrots", f"[cory_env.tasks]\nparrot = {value}\n", code=code)
     with pytest.raises(ValueError, match=f"Expected cory-parrots 1.5 to bring .*{message}"):
         cory_env.make_task("parrot")
-    assert "parrot" in known_tasks()
+    assert "parrot" in TASKS.known()
     assert "parrot" not in TASKS
     assert np.isfinite(cory_env.make_reward("answer")([], [])).all()

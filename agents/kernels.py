@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
-from agents.functional import sampling_log_probs
+from agents.distributions import sampling_log_probs
 
 _ATTENTION = "products"
 _SLOW_DTYPE = torch.bfloat16

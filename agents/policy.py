@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from agents.backbone import Backbone, token_positions
 from agents.chat import prompt_ids
 from agents.decoding import Pick, can_record, decode_recorded, decode_stepwise
-from agents.functional import entropy, exact_kl, sampling_log_probs
+from agents.distributions import entropy, exact_kl, sampling_log_probs
 from agents.kernels import row_blocks, score_tokens
 from agents.types import Generation, TokenBatch
 from cory_env.tokenization import TransformersCodec

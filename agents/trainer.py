@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
+from agents.advantages import explained_variance
 from agents.algorithms import ALGORITHMS
 from agents.backbone import pick_device
 from agents.cards import write_cards
@@ -49,12 +50,12 @@ from agents.evaluation import (
     write_evaluation,
 )
 from agents.fitting import check_prompts
-from agents.functional import Totals, explained_variance, schedule_factor, stratified_order
 from agents.histograms import Histograms
 from agents.hush import hushed
 from agents.interrupts import Interrupted, deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
+from agents.losses import Totals
 from agents.metrics import distinct_2
 from agents.policy import LLMPolicy, draw_uniforms
 from agents.provenance import facts, record
@@ -70,6 +71,7 @@ from agents.run_folder import (
     list_checkpoints,
     read_config,
 )
+from agents.schedules import schedule_factor, stratified_order
 from agents.setup import build_backbones, build_critics, build_games, build_reward
 from agents.sharding import (
     asked_sharding,

@@ -11,8 +11,8 @@ import sys
 from torch import Tensor
 
 from agents import TrainConfig, train
+from agents.advantages import returns_to_go
 from agents.algorithms import Algorithm, register_algorithm
-from agents.functional import gae
 from agents.presets import preset_values
 
 
@@ -24,7 +24,7 @@ class Reinforce(Algorithm):
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Measure rewards to go against the mean of the batch."""
-        returns, _ = gae(rewards, rewards * 0, mask, gamma=self.config.gamma, lam=1.0)
+        returns = returns_to_go(rewards, mask, gamma=self.config.gamma)
         mean = returns[mask].mean() * mask
         return returns - mean, returns, mean
 

@@ -41,21 +41,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from agents.advantages import next_step, token_rewards, whiten
 from agents.config import TrainConfig
 from agents.critic import Critic
-from agents.functional import (
+from agents.distributions import k2, k3
+from agents.kl import KLController
+from agents.losses import (
     Totals,
     aggregate,
     clipped_surrogate,
     importance_weights,
-    k2,
-    k3,
-    next_step,
     sequence_log_ratio,
-    token_rewards,
-    whiten,
 )
-from agents.kl import KLController
 from agents.moments import Moments
 from agents.policy import LLMPolicy, Scores, response_hidden
 from agents.types import LossOutput, Rollout, TokenBatch, TrainBatch, Turn

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from agents.advantages import group_mean, group_std, returns_to_go
 from agents.algorithms.base import Algorithm
-from agents.functional import gae, group_mean, group_std
 
 
 class GRPO(Algorithm):
@@ -28,7 +28,7 @@ class GRPO(Algorithm):
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compare the return of the response with its group's, in units of their deviation."""
-        returns, _ = gae(rewards, rewards * 0, mask, gamma=self.config.gamma, lam=1.0)
+        returns = returns_to_go(rewards, mask, gamma=self.config.gamma)
         totals, size = returns[:, 0], self.config.group_size
         means = group_mean(totals, size)
         advantages = totals - means

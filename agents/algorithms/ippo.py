@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.advantages import gae
 from agents.algorithms.base import Algorithm
 from agents.backbone import Backbone
-from agents.functional import Totals, clipped_value_loss, gae
+from agents.losses import Totals, clipped_value_loss
 from agents.moments import Moments
 from agents.policy import Scores, response_hidden
 from agents.types import Rollout, TokenBatch, TrainBatch

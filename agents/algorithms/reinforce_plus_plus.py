@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from agents.advantages import returns_to_go
 from agents.algorithms.base import Algorithm
-from agents.functional import gae
 
 
 class ReinforcePlusPlus(Algorithm):
@@ -20,5 +20,5 @@ class ReinforcePlusPlus(Algorithm):
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rewards to go, measured against nothing."""
-        returns, _ = gae(rewards, rewards * 0, mask, gamma=self.config.gamma, lam=1.0)
+        returns = returns_to_go(rewards, mask, gamma=self.config.gamma)
         return returns, returns, returns * 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from agents.advantages import leave_one_out_mean, returns_to_go
 from agents.algorithms.base import Algorithm
-from agents.functional import gae, leave_one_out_mean
 
 
 class RLOO(Algorithm):
@@ -28,7 +28,7 @@ class RLOO(Algorithm):
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Subtract from the rewards to go what the others of the group have earned."""
-        returns, _ = gae(rewards, rewards * 0, mask, gamma=self.config.gamma, lam=1.0)
+        returns = returns_to_go(rewards, mask, gamma=self.config.gamma)
         others = leave_one_out_mean(returns[:, 0], self.config.group_size)
         baselines = others[:, None] * mask
         return (returns - baselines) * mask, returns, baselines

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents.decoding import can_record, decode_recorded, decode_stepwise
-from agents.functional import entropy, exact_kl
+from agents.distributions import entropy, exact_kl
 from agents.kernels import score_tokens
 from agents.policy import LLMPolicy, draw_uniforms
 from agents.trainer import Trainer, train

@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agents import kernels
 from agents.backbone import lora_config, make_backbone
-from agents.functional import entropy, exact_kl, sampling_log_probs
+from agents.distributions import entropy, exact_kl, sampling_log_probs
 from agents.kernels import GrowingLayer, attention, score_tokens, speed_up
 from agents.policy import LLMPolicy
 from tests.agents.fakes import reference_hidden, token_batch

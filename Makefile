@@ -1,5 +1,5 @@
 # The commands of the README, by name.
-.PHONY: install test slow portability lint docs benchmarks wheels
+.PHONY: install test slow portability trajectories lint docs benchmarks wheels
 
 install:
 	pip install -c constraints.txt -e ".[agents,dev]"
@@ -13,6 +13,10 @@ slow:
 
 portability:
 	python -m tests.portability
+
+# For a change that is meant to change nothing: it and the commit before train alike, to the bit.
+trajectories:
+	python -m tests.trajectories $(or $(BEFORE),HEAD)
 
 lint:
 	ruff check .

@@ -19,14 +19,7 @@ from agents.curves import curves_png
 from agents.gguf import is_gguf
 from agents.model_files import ADAPTER_CONFIG, is_on_hub
 from agents.models import NAMED_MODELS
-from agents.page import (
-    RunFiles,
-    evaluation_rows,
-    interval_of,
-    rate_columns,
-    read_object,
-    read_run,
-)
+from agents.page import RunFiles, evaluation_rows, interval_of, rate_columns, read_object, read_run
 from agents.records import policy_names, printable, write_atomically
 
 _COLUMNS = {"reward": "task reward", "kl": "KL, nats", "combined": "reward − η KL"}

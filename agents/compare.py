@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agents.config import TrainConfig
-from agents.page import wall_time
+from agents.figures import wall_time
 from agents.plugins import command_line
 from agents.records import write_atomically
 from agents.run_folder import has_progress, num_rows

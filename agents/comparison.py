@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from agents.curves import NUM_COLOURS, NUM_STYLES, Band, band_svg
+from agents.figures import finite_mean
 from agents.page import (
     EVALUATION_COLUMNS,
     RunFiles,
@@ -21,7 +22,6 @@ from agents.page import (
     document,
     escaped,
     evaluation_rows,
-    finite_mean,
     interval_cell,
     interval_of,
     panel,

@@ -24,6 +24,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
+from agents.figures import moving_mean, smoothing_window
 from agents.records import (
     HistogramRow,
     MetricRow,
@@ -47,8 +48,6 @@ _STAND_IN = re.compile("|".join(_VARIABLES))
 _WIDTH, _SMALL_WIDTH, _HEIGHT, _SMALL_HEIGHT, _BAND_HEIGHT = 5.0, 3.9, 2.75, 2.3, 0.085  # inches
 _LABEL_HEIGHT = 0.15  # inches
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.52, 0.52, 0.1, 0.4  # inches around the axes
-_SMOOTHING_SHARE = 12
-"""A smoothed point is the mean over about this fraction of the run."""
 _MANY_SWAPS = 20
 """From here on the lines that mark swaps pale, so that they do not hide the curves."""
 _PRINT_COLOURS = ("#0072b2", "#d55e00", "#00805e", "#b0518a", "#3a8fbf", "#8a6d00")
@@ -325,21 +324,6 @@ def curves_png(rows: Sequence[MetricRow], path: FilePath) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
-
-
-def smoothing_window(num_rows: int) -> int:
-    """The odd number of iterations over which curves of `num_rows` points are smoothed."""
-    return 2 * (num_rows // (2 * _SMOOTHING_SHARE)) + 1
-
-
-def moving_mean(values: Sequence[float], window: int) -> list[float]:
-    """Average over a centred window, cut off at both ends; NaNs do not count."""
-    means: list[float] = []
-    for centre in range(len(values)):
-        share = values[max(0, centre - window // 2) : centre + window // 2 + 1]
-        finite = [value for value in share if math.isfinite(value)]
-        means.append(sum(finite) / len(finite) if finite else math.nan)
-    return means
 
 
 def _figure(width: float, height: float, extra_height: float) -> tuple[Figure, Axes]:

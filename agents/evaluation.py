@@ -20,9 +20,10 @@ from rich.console import Console
 
 from agents.answers import Answers, Decoding, collect_answers
 from agents.config import TrainConfig
-from agents.metrics import bootstrap_interval, distinct_2, majority_at_k, pass_at_k
+from agents.figures import distinct_2, majority_at_k, pass_at_k
 from agents.policy import LLMPolicy
 from agents.records import REFERENCE, SampleRow, write_atomically
+from agents.statistics import bootstrap_interval
 from agents.tables import Column, stacked
 from cory_env.game import score
 from cory_env.rewards.answer import AnswerReward, final_number

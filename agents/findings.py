@@ -12,17 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from agents.comparison import Entry, write_page
-from agents.curves import Cloud, clouds_svg, moving_mean, smoothing_window
+from agents.curves import Cloud, clouds_svg
+from agents.figures import moving_mean, smoothing_window
 from agents.outcomes import Outcome, area_lines, run_mean, summary
-from agents.page import (
-    cell,
-    colour_class,
-    column_scale,
-    escaped,
-    interval_cell,
-    panel,
-    read_run,
-)
+from agents.page import cell, colour_class, column_scale, escaped, interval_cell, panel, read_run
 from agents.provenance import read_provenance, version_name, versions
 from agents.records import MetricRow, number, policy_names, read_metrics, write_atomically
 from agents.variants import Job

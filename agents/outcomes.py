@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 from rich.console import Console
 
-from agents.page import finite_sum
+from agents.figures import finite_sum
 from agents.records import (
     REFERENCE,
     MetricRow,
@@ -125,7 +125,7 @@ def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 "variant": variant,
                 "setting": setting,
                 "runs": len(runs),
-                **{f: (float(np.mean(v)), *bootstrap_interval(v)) for f, v in figures.items()},
+                **{figure: _interval(values) for figure, values in figures.items()},
                 "collapsed": sum(len(run["collapsed"]) for run in runs),
                 "policies": sum(len(run["policies"]) for run in runs),
                 "p": (
@@ -211,6 +211,11 @@ def _summary_cells(row: Mapping[str, Any], *, settings: bool) -> list[str]:
     return [name, str(row["runs"]), *figures, f"{row['distinct_2'][0]:.2f}", lost, p]
 
 
+def _interval(over_seeds: Sequence[float]) -> tuple[float, float, float]:
+    """A mean over seeds and its interval; seeds are few, so many resamples cost nothing."""
+    return bootstrap_interval(over_seeds, resamples=10_000)
+
+
 def area_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """Return, for each variant, its areas and a paired test against the first variant's."""
     lines, first = [], ""
@@ -221,8 +226,7 @@ def area_lines(outcomes: Sequence[Outcome]) -> list[str]:
         first = first or variant
         parts = []
         for areas, title in ((final, "area of the frontier"), (early, "with early stops")):
-            values = (np.mean(areas[variant]), *bootstrap_interval(areas[variant]))
-            mean, low, high = (f"{value:.{digits}f}" for value in values)
+            mean, low, high = (f"{v:.{digits}f}" for v in _interval(areas[variant]))
             text = f"{title} {mean} [{low}, {high}]"
             if variant != first and len(areas[variant]) == len(areas[first]):
                 text += f" p {sign_flip_p(areas[variant], areas[first]):.3f}"

@@ -194,25 +194,6 @@ def rounded(value: float) -> str:
     return digits.replace("-", "−")
 
 
-def wall_time(seconds: float) -> str:
-    """Return a duration as a person says it."""
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{hours} h {minutes - 60 * hours} min" if hours else f"{minutes} min"
-
-
-def finite_sum(values: Iterable[float]) -> float:
-    """Add what is finite."""
-    return sum(value for value in values if math.isfinite(value))
-
-
-def finite_mean(values: Iterable[float]) -> float:
-    """Average what is finite; NaN if nothing is."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
 def colour_class(index: int) -> str:
     """Return the CSS class of the n-th policy or run."""
     return f"policy-{index % NUM_COLOURS}"

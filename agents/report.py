@@ -11,13 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agents.curves import (
-    curve_svg,
-    heat_map_svg,
-    plane_svg,
-    role_curve_svg,
-    smoothing_window,
-)
+from agents.curves import curve_svg, heat_map_svg, plane_svg, role_curve_svg
+from agents.figures import finite_mean, finite_sum, smoothing_window, wall_time
 from agents.page import (
     EVALUATION_COLUMNS,
     RunFiles,
@@ -26,8 +21,6 @@ from agents.page import (
     document,
     escaped,
     evaluation_rows,
-    finite_mean,
-    finite_sum,
     interval_cell,
     interval_of,
     panel,
@@ -35,7 +28,6 @@ from agents.page import (
     read_run,
     rounded,
     value_text,
-    wall_time,
 )
 from agents.provenance import Entry
 from agents.records import (

@@ -1,12 +1,15 @@
-"""Statistics over seeds for comparisons of runs: plain numpy, no models."""
+"""Statistics over queries and over seeds: plain numpy, no models."""
 
 from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 EXACT_SEEDS = 10
 """Up to here the sign-flip test visits all 2 ** n sign patterns."""
+_AT_A_TIME = 2**20
+"""Draws of the bootstrap that are in memory together."""
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
@@ -22,15 +25,29 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
 
 
 def bootstrap_interval(
-    values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile interval of the mean, resampling whole seeds with replacement."""
+    values: Sequence[float] | NDArray[np.float64], *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean and 95 % percentile interval of the mean under resampling with replacement (Efron 1979).
+
+    Args:
+        values: (N,) independent figures, at least one.
+        resamples: number of bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        Mean, lower and upper end.
+    """
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0:
         raise ValueError("Expected at least one value, got none.")
-    picks = np.random.default_rng(seed).integers(sample.size, size=(resamples, sample.size))
-    low, high = np.quantile(sample[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    rows = max(1, _AT_A_TIME // sample.size)
+    for start in range(0, resamples, rows):
+        part = means[start : start + rows]
+        part[:] = sample[rng.integers(sample.size, size=(len(part), sample.size))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(sample.mean()), float(low), float(high)
 
 
 def sign_flip_p(

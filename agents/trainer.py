@@ -49,6 +49,7 @@ from agents.evaluation import (
     sample_texts,
     write_evaluation,
 )
+from agents.figures import distinct_2
 from agents.fitting import check_prompts
 from agents.histograms import Histograms
 from agents.hush import hushed
@@ -56,7 +57,6 @@ from agents.interrupts import Interrupted, deferred_interrupts
 from agents.kl import KLController
 from agents.loggers import MetricLogger, print_before_after, read_metrics, read_samples
 from agents.losses import Totals
-from agents.metrics import distinct_2
 from agents.policy import LLMPolicy, draw_uniforms
 from agents.provenance import facts, record
 from agents.records import MetricRow, number, policy_names, write_atomically

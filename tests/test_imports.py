@@ -38,7 +38,8 @@ def test_the_learner_arrows_point_one_way():
         "schedules": set(),
         "kl": set(),
         "roles": set(),
-        "metrics": set(),
+        "figures": set(),
+        "statistics": set(),
         "critic": set(),
         "checkpoint": {"agents.run_folder"},
         "fields": set(),
@@ -60,6 +61,11 @@ def test_the_learner_arrows_point_one_way():
 )
 def test_the_command_line_starts_without_torch(statement):
     assert not modules_after(statement) & {"torch", "transformers", "peft", "matplotlib"}
+
+
+@pytest.mark.parametrize("module", ["figures", "outcomes", "statistics"])
+def test_figures_and_tables_need_neither_torch_nor_matplotlib(module):
+    assert not modules_after(f"import agents.{module}") & {"torch", "transformers", "matplotlib"}
 
 
 def test_unknown_names_of_the_package_are_attribute_errors():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.curves import curve_svg, moving_mean, smoothing_window
+from agents.curves import curve_svg
+from agents.figures import moving_mean, smoothing_window
 from agents.records import MetricRow, SampleRow, append_rows
 from agents.report import write_report
 

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from agents.metrics import bootstrap_interval, distinct_2, majority_at_k, pass_at_k
+from agents.figures import distinct_2, majority_at_k, pass_at_k
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,3 @@ def test_numbers_out_of_range_are_refused(correct, k):
         pass_at_k(3, correct, k)
     with pytest.raises(ValueError, match="Expected"):
         majority_at_k(3, correct, (), k)
-
-
-def test_the_bootstrap_interval_is_about_two_standard_errors_each_way():
-    values = np.random.default_rng(0).normal(size=400)
-    mean, low, high = bootstrap_interval(values)
-    error = values.std() / 20
-    # 2000 resamples: the quantiles are off by about 0.06 standard errors.
-    assert mean == pytest.approx(values.mean())
-    assert (high - mean, mean - low) == pytest.approx((1.96 * error, 1.96 * error), abs=0.2 * error)

@@ -1,15 +1,13 @@
-"""Figures about texts and samples."""
+"""Figures about texts and samples, series of numbers and time, without torch or Matplotlib."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from math import comb
-
-import numpy as np
-from numpy.typing import NDArray
 
 _UNSPACED = (
     "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Tibetan, Myanmar, Khmer
@@ -18,6 +16,8 @@ _UNSPACED = (
 )
 """Characters of scripts that put no spaces between words."""
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_SMOOTHING_SHARE = 12
+"""A smoothed point is the mean over about this fraction of the run."""
 
 
 def distinct_2(texts: Sequence[str]) -> float:
@@ -31,27 +31,6 @@ def distinct_2(texts: Sequence[str]) -> float:
     """
     pairs = [pair for text in texts for pair in pairwise(_WORD.findall(text))]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
-
-
-def bootstrap_interval(
-    values: NDArray[np.float64], *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean and 95 % percentile interval of the mean under resampling with replacement (Efron 1979).
-
-    Args:
-        values: (N,) independent figures.
-        resamples: number of bootstrap samples.
-        seed: of the resampling.
-
-    Returns:
-        Mean, lower and upper end.
-    """
-    rng = np.random.default_rng(seed)
-    means = np.array(
-        [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    )
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
 
 
 def pass_at_k(count: int, correct: int, k: int) -> float:
@@ -119,3 +98,37 @@ def _expect_votes(count: int, votes: int, k: int) -> None:
         raise ValueError(f"Expected k to be between 1 and the {count} responses, got {k}.")
     if not 0 <= votes <= count:
         raise ValueError(f"Expected at most {count} votes of {count} responses, got {votes}.")
+
+
+def finite_sum(values: Iterable[float]) -> float:
+    """Add what is finite."""
+    return sum(value for value in values if math.isfinite(value))
+
+
+def finite_mean(values: Iterable[float]) -> float:
+    """Average what is finite; NaN if nothing is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def smoothing_window(num_rows: int) -> int:
+    """The odd number of iterations over which curves of `num_rows` points are smoothed."""
+    return 2 * (num_rows // (2 * _SMOOTHING_SHARE)) + 1
+
+
+def moving_mean(values: Sequence[float], window: int) -> list[float]:
+    """Average over a centred window, cut off at both ends; NaNs do not count."""
+    means: list[float] = []
+    for centre in range(len(values)):
+        share = values[max(0, centre - window // 2) : centre + window // 2 + 1]
+        finite = [value for value in share if math.isfinite(value)]
+        means.append(sum(finite) / len(finite) if finite else math.nan)
+    return means
+
+
+def wall_time(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{hours} h {minutes - 60 * hours} min" if hours else f"{minutes} min"

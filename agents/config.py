@@ -26,7 +26,7 @@ _AT_LEAST_0 = (
 )
 _AT_LEAST_1 = (
     *("iterations", "lora_rank", "batch_size", "minibatch_size", "epochs"),
-    *("save_every", "keep", "sample_every", "repetition_penalty"),
+    *("save_every", "keep", "sample_every"),
 )
 _ABOVE_0 = (
     *("learning_rate", "critic_learning_rate", "max_grad_norm", "temperature", "top_p"),
@@ -46,6 +46,12 @@ _IMPORTANCE_CAP = 2.0
 """What TRL begins with, too. Source: Yao et al. 2025, "Your efficient RL framework secretly brings
 you off-policy RL training", who introduce the cap; huggingface/trl, `vllm_importance_sampling_cap`.
 """
+
+_REMOVED = {"swap_resets": False, "repetition_penalty": 1.0}
+"""Fields that reproduced faults of the paper's released code, with the value that means none."""
+
+_LAST_WITH_REMOVED = "57e4a78"
+"""A commit of this project that still reproduces them."""
 
 
 @known_arguments
@@ -127,9 +133,6 @@ class TrainConfig:
     for so many, by lot after so many, or never."""
     swap_every: int = 5
     """Iterations between two role exchanges (T_REx), or of patience; 0 for none."""
-    swap_resets: bool = False
-    """Forget optimisers, KL coefficients and running moments at every exchange, as the paper's
-    released code does; only to measure what that costs."""
     credit: Literal["causal", "shared"] = "causal"
     """`causal` leaves out of an agent's return what was decided before its turn, a constant that is
     only noise to it; `shared` keeps the whole shared reward."""
@@ -217,9 +220,6 @@ class TrainConfig:
     """Divides the logits, in sampling and scoring; > 0."""
     top_p: float = 1.0
     """Nucleus to sample from and score under, in (0, 1]."""
-    repetition_penalty: float = 1.0
-    """Makes tokens that a text already has less probable in sampling, but not in scoring, as the
-    paper's released code does; only to measure what that costs; >= 1."""
 
     save_every: int = 10
     """Iterations between two checkpoints; >= 1."""
@@ -372,11 +372,6 @@ class TrainConfig:
             )
         if self.engine == "builtin":
             return
-        if self.repetition_penalty != 1.0:
-            raise ValueError(
-                f"Expected repetition_penalty 1 with engine {self.engine}, got "
-                f"{self.repetition_penalty:g}: pass --engine builtin."
-            )
         if self.adapter != "lora":
             raise ValueError(
                 f"Expected adapter lora with engine {self.engine}, to which adapters are pushed, "
@@ -480,12 +475,15 @@ class TrainConfig:
         """Build a configuration from `to_json`.
 
         Raises:
-            ValueError: if there is no such field, or a value is out of range. Names of tasks,
-                rewards and algorithms are not looked up: `check_names` does that.
+            ValueError: if there is no such field, a value is out of range, or a removed field of
+                an earlier version has more than its neutral value. Names of tasks, rewards and
+                algorithms are not looked up: `check_names` does that.
         """
         known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
+        for name, value in values.items():
+            if name in _REMOVED:
+                _check_removed(name, value)
+            elif name not in known:
                 listed = "`train --help` lists them"
                 raise ValueError(
                     unknown_name("a field of the configuration", known, name, listed=listed)
@@ -502,6 +500,15 @@ def _value(text: str) -> bool | int | float | str:
         with suppress(ValueError):
             return kind(text)
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _check_removed(name: str, value: object) -> None:
+    if value != _REMOVED[name]:
+        raise ValueError(
+            f"Expected {name}={_REMOVED[name]!r}, got {value!r}, a fault of the paper's released "
+            "code that this version no longer reproduces: take the commit that does, "
+            f"git checkout {_LAST_WITH_REMOVED}."
+        )
 
 
 def _expect(holds: bool, name: str, rule: str, value: object) -> None:

@@ -102,7 +102,6 @@ class LLMPolicy:
         generator: torch.Generator | None = None,
         uniforms: Tensor | None = None,
         greedy: bool = False,
-        repetition_penalty: float = 1.0,
     ) -> Generated:
         """Sample one response to each prompt.
 
@@ -112,7 +111,6 @@ class LLMPolicy:
             generator: source of randomness, on the CPU; a freshly seeded one if None.
             uniforms: (B, T) from `draw_uniforms` instead of a generator.
             greedy: take the most probable token instead of sampling.
-            repetition_penalty: see `penalized`; `score` knows nothing of it.
 
         Returns:
             B texts without end tokens, and their tokens with the log-probs they were sampled with.
@@ -128,11 +126,9 @@ class LLMPolicy:
         uniforms = uniforms[:, :max_new_tokens].to(backbone.device)
         given_ids, given_mask = self.encode(prompts, max_new_tokens)
         decode = decode_recorded if can_record(backbone, max_new_tokens) else decode_stepwise
-        pick = self._pick(greedy)
-        if repetition_penalty != 1.0:
-            seen = _tokens_of(given_ids, given_mask, backbone.config.vocab_size)
-            decode, pick = decode_stepwise, _penalizing(pick, seen, repetition_penalty)
-        tokens, chosen, kept = decode(backbone, self.name, given_ids, given_mask, uniforms, pick)
+        tokens, chosen, kept = decode(
+            backbone, self.name, given_ids, given_mask, uniforms, self._pick(greedy)
+        )
         generation = Generation(
             prompt_ids=given_ids,
             prompt_mask=given_mask,
@@ -225,37 +221,6 @@ def _unknown_token(backbone: Backbone, token: int) -> str:
         f"{backbone.tokenizer.convert_ids_to_tokens(token)!r} with id {token}: leave it out of the "
         "query, or resize_token_embeddings(len(tokenizer)) and save the model again."
     )
-
-
-def _tokens_of(ids: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
-    """Mark (B, V) the tokens that occur in each text; padding is not part of it."""
-    counts = torch.zeros(len(ids), vocab_size, device=ids.device)
-    return counts.scatter_add_(1, ids, mask.float()) > 0
-
-
-def _penalizing(pick: Pick, seen: Tensor, penalty: float) -> Pick:
-    """Let a choice avoid the tokens (B, V) that are marked, and mark what it takes."""
-
-    def penalizing(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, chosen = pick(penalized(logits, seen, penalty), uniforms)
-        seen.scatter_(1, tokens[:, None], True)
-        return tokens, chosen
-
-    return penalizing
-
-
-def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divide the logits of tokens that a text already has by the penalty; negative ones times it.
-
-    Source: CTRL (Keskar et al. 2019, arXiv 1909.05858, section 4.1), as transformers has it.
-
-    Args:
-        logits: (B, V).
-        seen: (B, V) bool.
-        penalty: >= 1.
-    """
-    lowered = torch.where(logits < 0, logits * penalty, logits / penalty)
-    return torch.where(seen, lowered, logits)
 
 
 def draw_uniforms(count: int, length: int, generator: torch.Generator | None = None) -> Tensor:

@@ -243,8 +243,6 @@ class Trainer:
             row |= self._metrics(turn, batch, learned)
         names = [turn.policy for turn in rollout.turns]
         self.roles.observe(sum(number(row, f"{name}/task_reward") for name in names))
-        if self.config.swap_resets and names != [*self._seats(iteration + 1).values()]:
-            self._forget()
         seconds = time.perf_counter() - begun
         lengths = sum(number(row, f"{name}/response_length") for name in names)
         return {
@@ -291,14 +289,6 @@ class Trainer:
     def _seats(self, iteration: int) -> dict[str, str]:
         """Return the policy of each role, in turn order."""
         return self.roles.assign(self.games.agents, self.config.policy_names, iteration)
-
-    def _forget(self) -> None:
-        """Lose what the released code loses at an exchange; weights and critics stay."""
-        for optimizer in (*self.optimizers.values(), *self.critic_optimizers.values()):
-            optimizer.state.clear()
-        for controller in self.controllers.values():
-            controller.coef = self.config.kl_coef
-        self.algorithm.forget()
 
     def _set_learning_rates(self, iteration: int) -> None:
         config = self.config

@@ -13,13 +13,6 @@ from cory_env.names import unknown_name
 
 Budget = Literal["episodes", "compute"]
 
-# What the released code of the paper does in both of its trainers, and in CORY's alone.
-_RELEASED: dict[str, Any] = {
-    **{"algorithm": "ippo", "kl": "detached", "credit": "shared", "kl_coef": 0.3},
-    **{"swap_resets": True, "repetition_penalty": 1.1},
-}
-_RELEASED_CORY = {"kl_coef": 0.4, "reward_scaling": "normalize"}
-
 VARIANTS: dict[str, Mapping[str, Any]] = {
     "ppo": {"algorithm": "ppo", "observers": 0},
     "cory-mappo": {"algorithm": "mappo"},
@@ -37,18 +30,6 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "individual-solo-kl": {"reward_sharing": "individual", "kl_prompt": "solo"},
     "value-solo-kl": {"handover": "value", "kl_prompt": "solo"},
     "three": {"observers": 2},
-    # The released code: in what its CORY and its baseline differ besides the game ...
-    "released-ppo": {**_RELEASED, "algorithm": "ppo", "observers": 0},
-    "released-cory": {**_RELEASED, **_RELEASED_CORY},
-    # ... and what is left of the difference once that is the same for both, ...
-    "released-ppo-as-cory": {**_RELEASED, **_RELEASED_CORY, "algorithm": "ppo", "observers": 0},
-    "released-cory-as-ppo": {**_RELEASED},
-    # ... or once one thing is mended.
-    "released-cory-eta": {**_RELEASED, **_RELEASED_CORY, "kl_coef": 0.3},
-    "released-cory-unscaled": {**_RELEASED, **_RELEASED_CORY, "reward_scaling": "none"},
-    "released-cory-kept": {**_RELEASED, **_RELEASED_CORY, "swap_resets": False},
-    "released-cory-sampled": {**_RELEASED, **_RELEASED_CORY, "repetition_penalty": 1.0},
-    "released-cory-direct": {**_RELEASED, **_RELEASED_CORY, "kl": "exact"},
 }
 """By name; every algorithm is a variant of its own name, too."""
 

@@ -180,11 +180,6 @@ class Algorithm(ABC):
             for key, value in state[name].items():
                 setattr(moments, key, value)
 
-    def forget(self) -> None:
-        """Begin all running moments anew."""
-        for moments in self._moments().values():
-            moments.count, moments.mean, moments.squares = 0.0, 0.0, 0.0
-
     def _moments(self) -> dict[str, Moments]:
         return {f"reward/{name}": moments for name, moments in self.reward_moments.items()}
 

@@ -46,7 +46,7 @@ def make_engine(
 
 
 def _builtin(config: TrainConfig, backbone: Backbone, max_tokens: int, folder: Path) -> Engine:
-    return BuiltinEngine(config.repetition_penalty)
+    return BuiltinEngine()
 
 
 def _vllm(config: TrainConfig, backbone: Backbone, max_tokens: int, folder: Path) -> Engine:

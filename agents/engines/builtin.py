@@ -12,10 +12,6 @@ from agents.policy import Generated, LLMPolicy
 class BuiltinEngine:
     """Asks the policies themselves."""
 
-    def __init__(self, repetition_penalty: float = 1.0):
-        """Take what makes tokens that a text already has less probable; 1 for nothing."""
-        self.repetition_penalty = repetition_penalty
-
     def sync(self, policy: LLMPolicy) -> None:
         """Do nothing: the weights are the policy's own."""
 
@@ -30,11 +26,7 @@ class BuiltinEngine:
     ) -> Generated:
         """Sample one response to each prompt; see `Engine`."""
         return policy.generate(
-            prompts,
-            max_new_tokens=max_new_tokens,
-            uniforms=uniforms,
-            greedy=greedy,
-            repetition_penalty=self.repetition_penalty,
+            prompts, max_new_tokens=max_new_tokens, uniforms=uniforms, greedy=greedy
         )
 
     def rest(self) -> None:

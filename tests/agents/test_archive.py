@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
+from pathlib import Path
 
 import pytest
 
 from agents.cli import main
+from agents.config import TrainConfig
 from benchmarks.archive import pack, unpack
 from tests.agents.test_compare import SMALL
 
@@ -45,3 +48,25 @@ def test_an_unpacked_comparison_shows_its_table_and_goes_on(tmp_path, capsys):
         unpack(tmp_path / "kept", tmp_path / "two")
     with pytest.raises(ValueError, match="finished runs in"):
         pack(tmp_path / "kept", tmp_path / "none")
+
+
+def test_a_shipped_configuration_is_read_unless_it_asks_for_a_removed_fault():
+    root = Path(__file__).parents[2] / "docs/results"
+    read, refused = 0, 0
+    for path in sorted(root.glob("*/runs.tar.xz")):
+        with tarfile.open(path) as archive:
+            names = [n for n in archive.getnames() if n.endswith("/config.json")]
+            configs = [json.load(archive.extractfile(n)) for n in names]
+        for values in configs:
+            faults = values["swap_resets"], values["repetition_penalty"]
+            if faults == (False, 1.0):
+                kept = TrainConfig.from_json(values).to_json()
+                assert values.keys() - kept.keys() == {"swap_resets", "repetition_penalty"}
+                assert kept == {name: values.get(name, kept[name]) for name in kept}
+                read += 1
+            else:
+                with pytest.raises(ValueError, match=r"no longer reproduces.*57e4a78"):
+                    TrainConfig.from_json(values)
+                refused += 1
+    assert read > 0
+    assert refused > 0

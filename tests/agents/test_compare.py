@@ -120,7 +120,7 @@ def test_the_summary_by_hand():
 
 
 def test_no_figure_of_the_table_is_cut_on_a_narrow_screen(capsys):
-    name = "released-cory-unscaled-and-more"
+    name = "individual-solo-kl-and-much-more"
     runs = [outcome(name, 0, 12.345, 98.7, s) for s in ("kl_coef=0.07", "learning_rate=0.0002")]
     runs += [outcome(name, 1, 10.345, 88.7, s) for s in ("kl_coef=0.07", "learning_rate=0.0002")]
     print_summary(runs, Console(width=80))

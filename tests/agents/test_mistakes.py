@@ -125,6 +125,8 @@ CALLS = [
     ("TrainConfig(iteratons=3)", "did you mean iterations?"),
     ("TrainConfig(learning_rates=[1e-3])", "did you mean learning_rate?"),
     ("TrainConfig.from_json({'iteratons': 3})", "did you mean iterations?"),
+    ("TrainConfig.from_json({'swap_resets': True})", "git checkout 57e4a78"),
+    ("TrainConfig.from_json({'repetition_penalty': 1.1})", "git checkout 57e4a78"),
     ("cory_env.make_task('imbd')", "did you mean imdb?"),
     ("cory_env.make_task('gsm8k', split='tset')", "did you mean test?"),
     ("cory_env.make_task('gsm8k', wording='new')", "(longest), got 'wording'"),

@@ -13,7 +13,7 @@ import cory_env
 from agents import kernels
 from agents import policy as policy_module
 from agents.backbone import FullBackbone
-from agents.policy import LLMPolicy, draw, draw_uniforms, penalized, response_hidden
+from agents.policy import LLMPolicy, draw, draw_uniforms, response_hidden
 from agents.tiny import tiny_model
 from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import every_response, reference_hidden, tiny_backbone, token_batch
@@ -273,38 +273,3 @@ def test_a_token_of_probability_zero_is_never_drawn_even_at_the_very_end():
     log_probs = torch.tensor([[-torch.inf, 0.3, -torch.inf]]).log_softmax(-1)
     for u in (0.0, 0.5, 1 - 2**-53, 1.0):
         assert int(draw(log_probs, torch.tensor([u], dtype=torch.float64))) == 1
-
-
-def test_a_repetition_penalty_moves_the_logits_of_what_was_there_towards_less():
-    logits = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
-    seen = torch.tensor([[True, True, False, False]])
-    assert penalized(logits, seen, 4.0).tolist() == [[0.5, -8.0, 2.0, -2.0]]
-
-
-def test_a_penalty_shapes_what_is_drawn_and_not_what_is_scored():
-    backbone = tiny_backbone(moved=0.5)
-    policy = LLMPolicy(name="llm_0", backbone=backbone)
-    uniforms = draw_uniforms(4, 2, torch.Generator().manual_seed(0))
-    _, plain = policy.generate(PROMPTS, max_new_tokens=2, uniforms=uniforms)
-    _, tokens = policy.generate(
-        PROMPTS, max_new_tokens=2, uniforms=uniforms, repetition_penalty=3.0
-    )
-    assert not torch.allclose(plain.sampled_log_probs, tokens.sampled_log_probs)
-    scored = policy.score(tokens, reference_hidden(backbone, tokens)).log_probs
-    assert not torch.allclose(scored, tokens.sampled_log_probs, atol=1e-3)
-    for row in range(len(PROMPTS)):
-        text = tokens.prompt_ids[row][tokens.prompt_mask[row]].tolist()
-        for t in range(int(tokens.response_mask[row].sum())):
-            ids = torch.tensor([text])
-            mask = torch.ones_like(ids, dtype=torch.bool)
-            hidden = backbone.hidden("llm_0", ids, mask, torch.arange(len(text))[None])[:, -1]
-            logits = backbone.logits("llm_0", hidden)[0].tolist()
-            # The end token pads the prompts on the left: padding is not part of the text.
-            lowered = [
-                x if i not in text else (x * 3 if x < 0 else x / 3) for i, x in enumerate(logits)
-            ]
-            expected = torch.tensor(lowered).log_softmax(-1)[tokens.response_ids[row, t]]
-            assert float(tokens.sampled_log_probs[row, t]) == pytest.approx(
-                float(expected), abs=FLOAT32
-            )
-            text.append(int(tokens.response_ids[row, t]))

@@ -64,7 +64,7 @@ def test_a_second_table_has_no_line_without_a_figure():
 
 
 def test_every_figure_of_a_comparison_is_there_at_every_width():
-    name = "released-cory-unscaled-and-more"
+    name = "individual-solo-kl-and-much-more"
     runs = [outcome(name, s, 12.3, 98.7, k) for s in (0, 1) for k in ("kl_coef=0.07", "x=0.0002")]
 
     def print_on(console: Console) -> None:

@@ -296,40 +296,19 @@ def steps_taken(trainer: Trainer, policy: str) -> int:
     return max((int(state["step"]) for state in states), default=0)
 
 
-def test_an_exchange_loses_the_optimizers_only_if_that_is_asked_for(toy_config):
-    taken = {}
-    for resets in (False, True):
-        options = {"swap_every": 2, "kl_target": 1e-9, "reward_scaling": "std"}
-        trainer = Trainer(toy_config(swap_resets=resets, **options))
-        counts = []
-        for iteration in range(3):
-            trainer.iterate(iteration)
-            counts.append(steps_taken(trainer, "llm_0"))
-        taken[resets] = counts
-        seen = trainer.algorithm.reward_moments["llm_0"].count
-        assert seen == (8 if resets else 24), "8 episodes at a time"
-        # There is no KL in the first iteration, and too much in all that follow.
-        down, up = 1 - 0.2 * 8 / 10_000, 1 + 0.2 * 8 / 10_000
-        steered = up if resets else down * up**2
-        assert trainer.controllers["llm_0"].coef == pytest.approx(0.1 * steered, rel=1e-9)
-    # After two iterations comes an exchange, and all is forgotten by then.
-    assert taken == {False: [2, 4, 6], True: [2, 0, 2]}
+def test_an_exchange_keeps_optimizers_coefficients_and_moments(toy_config):
+    trainer = Trainer(toy_config(swap_every=2, kl_target=1e-9, reward_scaling="std"))
+    counts = []
+    for iteration in range(3):
+        trainer.iterate(iteration)
+        counts.append(steps_taken(trainer, "llm_0"))
+    assert counts == [2, 4, 6]
+    assert trainer.algorithm.reward_moments["llm_0"].count == 24, "8 episodes at a time"
+    # There is no KL in the first iteration, and too much in all that follow.
+    down, up = 1 - 0.2 * 8 / 10_000, 1 + 0.2 * 8 / 10_000
+    assert trainer.controllers["llm_0"].coef == pytest.approx(0.1 * down * up**2, rel=1e-9)
 
 
-def test_resuming_is_exact_where_an_exchange_loses_the_optimizers(tmp_path, toy_config):
-    for stop in (1, 2):  # in the middle of a phase, and at its end
-        assert_resuming_is_exact(
-            toy_config, tmp_path / str(stop), stop=stop, swap_resets=True, swap_every=2
-        )
-
-
-def test_a_repetition_penalty_shows_in_the_gap_between_sampler_and_learner(toy_config, tmp_path):
-    runs = [
-        train(
-            toy_config(repetition_penalty=penalty, out=str(tmp_path / str(penalty))), console=QUIET
-        )
-        for penalty in (1.0, 1.5)
-    ]
-    gaps = [run.metrics[0]["llm_0/sampler_gap"] for run in runs]
-    assert gaps[0] < 1e-5
-    assert gaps[1] > 1e-3
+def test_what_the_model_itself_samples_it_scores_alike(toy_config):
+    run = train(toy_config(), console=QUIET)
+    assert run.metrics[0]["llm_0/sampler_gap"] < 1e-5

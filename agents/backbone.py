@@ -498,7 +498,7 @@ def load_base(
         }
     check_safetensors(Path(source))
     try:
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_hf_tokenizer(source)
         base, report = AutoModelForCausalLM.from_pretrained(source, **options)  # type: ignore[misc]
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -527,7 +527,7 @@ def find_model(model: str) -> str:
     return str(EMBEDDED_MODEL) if model == "embedded" or moved else model
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def load_hf_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer that pads, and does so on the left.
 
     Raises:

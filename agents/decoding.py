@@ -29,7 +29,7 @@ _WORTH_RECORDING = 4
 """New tokens from which on a record pays."""
 
 
-class Sampled(NamedTuple):
+class Decoded(NamedTuple):
     """Responses as they were drawn; all (B, T)."""
 
     tokens: Tensor
@@ -57,7 +57,7 @@ def can_record(backbone: Backbone, new_tokens: int) -> bool:
 
 def decode_stepwise(
     backbone: Backbone, name: str | None, ids: Tensor, mask: Tensor, uniforms: Tensor, pick: Pick
-) -> Sampled:
+) -> Decoded:
     """Sample responses with a cache that grows.
 
     Args:
@@ -82,7 +82,7 @@ def decode_stepwise(
         ids = tokens[:, None]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         positions = positions[:, -1:] + 1
-    return Sampled(*(torch.stack(parts, dim=1) for parts in zip(*columns, strict=True)))
+    return Decoded(*(torch.stack(parts, dim=1) for parts in zip(*columns, strict=True)))
 
 
 def decode_recorded(
@@ -94,7 +94,7 @@ def decode_recorded(
     pick: Pick,
     *,
     record: bool = True,
-) -> Sampled:
+) -> Decoded:
     """Sample responses with a cache of fixed size, by a step that reads and writes fixed tensors.
 
     Args:
@@ -145,7 +145,7 @@ def decode_recorded(
     kept = torch.ones_like(tokens, dtype=torch.bool)
     kept[:, 1:] = ended[:, :-1] == 0
     longest = int(kept.sum(1).max())
-    return Sampled(tokens[:, :longest], log_probs[:, :longest], kept[:, :longest])
+    return Decoded(tokens[:, :longest], log_probs[:, :longest], kept[:, :longest])
 
 
 def _ends(tokens: Tensor, backbone: Backbone) -> Tensor:

@@ -153,7 +153,10 @@ def references(policies: Mapping[str, LLMPolicy]) -> dict[str, LLMPolicy]:
     first = {id(policy.backbone): name for name, policy in reversed(list(policies.items()))}
     owners = sorted(first.values(), key=list(policies).index)
     names = [REFERENCE] if len(owners) == 1 else [f"{REFERENCE} of {name}" for name in owners]
-    return {n: replace(policies[o], name=None) for n, o in zip(names, owners, strict=True)}
+    return {
+        name: replace(policies[owner], name=name, learns=False)
+        for name, owner in zip(names, owners, strict=True)
+    }
 
 
 def _teams(policies: Mapping[str, LLMPolicy]) -> Iterator[tuple[list[str], list[LLMPolicy]]]:

@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agents.backbone import load_base, load_tokenizer
+from agents.backbone import load_base, load_hf_tokenizer
 from agents.hush import hushed
 from agents.model_files import ADAPTER_CONFIG, check_safetensors, policy_kind
 
@@ -46,7 +46,7 @@ def load_merged(
             f"base=… (`merge --base`). {reason}"
         ) from error
     if (folder / "tokenizer_config.json").is_file():
-        tokenizer = load_tokenizer(str(folder))  # with the chat template that it was trained in
+        tokenizer = load_hf_tokenizer(str(folder))  # with the chat template that it was trained in
     untie_adapted(adapted)
     return adapted.merge_and_unload(), tokenizer  # type: ignore[operator]
 

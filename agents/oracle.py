@@ -72,7 +72,7 @@ def _kl(log_probs: Floats, reference: Floats) -> Floats:
     return (probs * gap).sum(axis=-1)
 
 
-def evaluate_policies(game: Game, pioneer: Floats, observer: Floats, eta: float) -> Solution:
+def play_exactly(game: Game, pioneer: Floats, observer: Floats, eta: float) -> Solution:
     """Play a pair of policies exactly; log-probabilities (Q, N) and (Q or 1, N, M)."""
     first = np.exp(pioneer)
     observer_reward = _expected(observer, game.observer_rewards)
@@ -103,7 +103,7 @@ def solve(game: Game, eta: float, *, payer: Payer = "team") -> Solution:
     _check_price(eta)
     if not game.hides_query:
         observer = _answer_to(game, eta, None)
-        return evaluate_policies(game, _lead(game, eta, observer, payer), observer, eta)
+        return play_exactly(game, _lead(game, eta, observer, payer), observer, eta)
     selfish, _ = _log_normalised(game.pioneer_log_probs + game.pioneer_rewards / eta)
     starts = (game.pioneer_log_probs, selfish)
     ends = [_answer_each_other(game, eta, start, payer) for start in starts]
@@ -149,12 +149,12 @@ def solve_alone(log_probs: Floats, rewards: Floats, eta: float) -> tuple[float, 
 
 def _answer_each_other(game: Game, eta: float, pioneer: Floats, payer: Payer) -> Solution:
     """Let the seats play best responses in turn until the value stands still."""
-    solution = evaluate_policies(game, pioneer, game.observer_log_probs, eta)
+    solution = play_exactly(game, pioneer, game.observer_log_probs, eta)
     for _ in range(_MAX_SWEEPS):
         before = solution.value
         observer = _answer_to(game, eta, pioneer)
         pioneer = _lead(game, eta, observer, payer)
-        solution = evaluate_policies(game, pioneer, observer, eta)
+        solution = play_exactly(game, pioneer, observer, eta)
         if abs(solution.value - before) <= _STILL * (1 + abs(before)):
             break
     return solution

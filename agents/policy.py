@@ -47,18 +47,26 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LLMPolicy:
-    """One trainable language model, by the name of its adapter; None is the reference model."""
+    """One language model that answers: one that is trained, by its adapter, or the reference."""
 
-    name: str | None
+    name: str
+    """Of the policy; one that learns has the adapter of this name."""
     backbone: Backbone
+    learns: bool = True
+    """False for the reference: the model without any adapter."""
     temperature: float = 1.0
     """> 0."""
     top_p: float = 1.0
     """In (0, 1]."""
 
+    @property
+    def adapter(self) -> str | None:
+        """What the backbone calls its weights; None for those of the reference."""
+        return self.name if self.learns else None
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what the policy trains, by name."""
-        assert self.name is not None, "the reference does not learn"
+        assert self.learns, f"{self.name} does not learn"
         return self.backbone.parameters(self.name)
 
     def encode(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
@@ -127,7 +135,7 @@ class LLMPolicy:
         given_ids, given_mask = self.encode(prompts, max_new_tokens)
         decode = decode_recorded if can_record(backbone, max_new_tokens) else decode_stepwise
         tokens, chosen, kept = decode(
-            backbone, self.name, given_ids, given_mask, uniforms, self._pick(greedy)
+            backbone, self.adapter, given_ids, given_mask, uniforms, self._pick(greedy)
         )
         generation = Generation(
             prompt_ids=given_ids,
@@ -148,7 +156,7 @@ class LLMPolicy:
             tokens: B responses.
             ref_hidden: (B, T, D) from `response_hidden` of the reference.
         """
-        hidden = response_hidden(self.backbone, self.name, tokens)
+        hidden = response_hidden(self.backbone, self.adapter, tokens)
         flat = [t.flatten(0, 1) for t in (hidden, ref_hidden, tokens.response_ids)]
         chunks = []
         for start in range(0, len(flat[0]), CHUNK_TOKENS):
@@ -164,7 +172,7 @@ class LLMPolicy:
     def _score_chunk(
         self, hidden: Tensor, ref_hidden: Tensor, ids: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits = self.backbone.logits(self.name, hidden)
+        logits = self.backbone.logits(self.adapter, hidden)
         with torch.no_grad():
             ref_logits = self.backbone.logits(None, ref_hidden)
         if self.top_p == 1.0:
@@ -209,8 +217,8 @@ class LLMPolicy:
         ids = torch.from_numpy(observation["observation"][kept].astype(np.int64))[None]
         ids = ids.to(self.backbone.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
-        hidden = self.backbone.hidden(self.name, ids, mask, token_positions(mask))[:, -1]
-        log_probs = self._log_softmax(self.backbone.logits(self.name, hidden))
+        hidden = self.backbone.hidden(self.adapter, ids, mask, token_positions(mask))[:, -1]
+        log_probs = self._log_softmax(self.backbone.logits(self.adapter, hidden))
         token = draw(log_probs, draw_uniforms(1, 1, generator)[:, 0].to(log_probs.device))[0]
         return int(token), float(log_probs[0, token])
 

@@ -25,17 +25,15 @@ MetricRow = dict[str, MetricValue]
 """
 
 REFERENCE = "reference"
+"""The name under which the untrained model's texts appear among the samples."""
+
+_POLICY_KEY = re.compile(r"(\w+?)/\w")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def is_reference(policy: str) -> bool:
     """Return whether a row is of a reference model: `reference`, or `reference of llm_i`."""
     return policy.split(" ", 1)[0] == REFERENCE
-
-
-"""The name under which the untrained model's texts appear among the samples."""
-
-_POLICY_KEY = re.compile(r"(\w+?)/\w")
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class SampleRow(TypedDict):

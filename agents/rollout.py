@@ -73,7 +73,7 @@ def collect(
         turns.append(
             Turn(
                 role=role,
-                policy=str(policies[role].name),
+                policy=policies[role].name,
                 prompts=prompts,
                 responses=[response.text for response in games.responses[role]],
                 tokens=tokens,

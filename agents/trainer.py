@@ -241,6 +241,8 @@ class Trainer:
             learned = self._update(turn.policy, batch)
             self.algorithm.after_update(turn.policy, batches)
             row |= self._metrics(turn, batch, learned)
+            kl = number(row, f"{turn.policy}/kl")
+            self.controllers[turn.policy].update(kl, self.config.batch_size)
         names = [turn.policy for turn in rollout.turns]
         self.roles.observe(sum(number(row, f"{name}/task_reward") for name in names))
         seconds = time.perf_counter() - begun
@@ -388,7 +390,6 @@ class Trainer:
             "kl_coef": controller.coef,
             **self._learning_rates(turn.policy),
         }
-        controller.update(kl, self.config.batch_size)
         return {f"{turn.policy}/{key}": value for key, value in values.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -112,6 +112,6 @@ def _next_log_probs(policy: LLMPolicy, rows: Sequence[Sequence[int]]) -> Floats:
     mask = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
     backbone = policy.backbone
     ids, mask = ids.to(backbone.device), mask.to(backbone.device)
-    hidden = backbone.hidden(policy.name, ids, mask, token_positions(mask))[:, -1]
-    logits = backbone.logits(policy.name, hidden).double() / policy.temperature
+    hidden = backbone.hidden(policy.adapter, ids, mask, token_positions(mask))[:, -1]
+    logits = backbone.logits(policy.adapter, hidden).double() / policy.temperature
     return logits.log_softmax(-1).cpu().numpy()

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.evaluation import references
-from agents.oracle import Game, evaluate_policies, solve, solve_alone, upper_bound
+from agents.oracle import Game, play_exactly, solve, solve_alone, upper_bound
 from agents.run_folder import read_config
 from agents.tasks import build_task
 from agents.trainer import Trainer
@@ -87,7 +87,7 @@ def score(run: Path, variant: str) -> tuple[Game, list[Pair]]:
     pairs = []
     names = list(first)
     for pioneer, observer in (names, names[::-1]):
-        found = evaluate_policies(game, first[pioneer], second[observer], config.kl_coef)
+        found = play_exactly(game, first[pioneer], second[observer], config.kl_coef)
         pairs.append(
             Pair(
                 variant=variant, seed=config.seed, eta=config.kl_coef, pioneer=pioneer,

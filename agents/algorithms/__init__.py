@@ -1,4 +1,4 @@
-"""Algorithms by name: registering one enrols it in the smoke and learning tests.
+"""Algorithms by name: those of the table are in the smoke and learning tests.
 
 The names are known without loading torch; an algorithm's module is imported when it is asked for.
 """

@@ -1,6 +1,6 @@
 """Where responses are generated: by the learner's own model, or by vLLM.
 
-An engine is a class in this package and a name in `ENGINES`; `TrainConfig.engine` lists the names.
+An engine is a class in this package and a name in `ENGINES`, which `TrainConfig.engine` lists, too.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ class AdapterFolder:
         name = f"{policy.name}-{self._run}-{self._count}"
         adapter = Adapter(name, self._count, self.root / name)
         adapter.folder.mkdir(parents=True)
-        policy.backbone.save_pretrained(str(policy.name), adapter.folder)
-        self.present[str(policy.name)] = adapter
+        policy.backbone.save_pretrained(policy.name, adapter.folder)
+        self.present[policy.name] = adapter
         return adapter
 
     def remove(self, adapter: Adapter) -> None:

@@ -92,7 +92,7 @@ class VLLMEngine:
         if self._asleep:
             _ask("wake up", self._llm.wake_up)
             self._asleep = False
-        if policy.name is None:
+        if not policy.learns:
             return
         before = self._adapters.present.get(policy.name)
         self._adapters.write(policy)
@@ -128,7 +128,7 @@ class VLLMEngine:
             for seed in row_seeds(uniforms)
         ]
         request = None
-        if policy.name is not None:
+        if policy.learns:
             adapter = self._adapters.present[policy.name]
             lora_request = _import("vllm.lora.request").LoRARequest
             request = lora_request(adapter.name, adapter.number, str(adapter.folder))

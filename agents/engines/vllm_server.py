@@ -79,7 +79,7 @@ class VLLMServerEngine:
 
     def sync(self, policy: LLMPolicy) -> None:
         """Push the policy's adapter under a new name, in the place of the one before."""
-        if policy.name is None:
+        if not policy.learns:
             return
         before = self._adapters.present.get(policy.name)
         if before is not None:
@@ -109,7 +109,7 @@ class VLLMServerEngine:
             stops=policy.backbone.stop_ids.tolist(),
         )
         options |= logit_bias(policy)
-        if policy.name is None:
+        if not policy.learns:
             options["model"] = self._served.name
         else:
             options["model"] = self._adapters.present[policy.name].name

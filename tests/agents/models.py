@@ -23,7 +23,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from agents.backbone import Backbone, load_base, load_tokenizer, make_backbone
+from agents.backbone import Backbone, load_base, load_hf_tokenizer, make_backbone
 
 STORIES = Path(__file__).parent.parent / "fixtures" / "stories260K"
 STORY = "One day, a little boy named Tim went to the park with his mom. He saw a big tree."
@@ -65,7 +65,7 @@ def make_base(kind: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base = AutoModelForCausalLM.from_config(CONFIGS[kind]).eval()
-    return base, load_tokenizer(str(STORIES))
+    return base, load_hf_tokenizer(str(STORIES))
 
 
 def model_backbone(

@@ -20,7 +20,7 @@ def both_ways(policy, steps, *, greedy=False):
     """What the two ways sample; log-probs without those of tokens that are not kept."""
     ids, mask = policy.encode(PROMPTS, steps)
     uniforms = draw_uniforms(len(PROMPTS), steps, torch.Generator().manual_seed(1))
-    common = (policy.backbone, policy.name, ids, mask, uniforms, policy._pick(greedy))
+    common = (policy.backbone, policy.adapter, ids, mask, uniforms, policy._pick(greedy))
     with torch.no_grad():
         results = decode_stepwise(*common), decode_recorded(*common, record=False)
     return [

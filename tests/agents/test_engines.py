@@ -267,7 +267,7 @@ def test_greedy_is_the_learners_own_greedy(url, fake, tmp_path):
 
 def test_the_reference_is_the_server_s_base_model(url, fake, tmp_path):
     policy = moved_policy(fake.model)
-    reference = replace(policy, name=None)
+    reference = replace(policy, name="reference", learns=False)
     engine = connect(url, fake, tmp_path)
     engine.sync(reference)
     engine.generate(reference, PROMPTS, max_new_tokens=3, uniforms=uniforms(4))
@@ -429,7 +429,10 @@ def test_a_server_that_hangs_is_not_waited_for_twice(url, fake, tmp_path):
     fake.fault = lambda path, count: hanging.wait(20)
     with pytest.raises(EngineError, match=r"no answer to /v1/completions \(timed out\)"):
         engine.generate(
-            replace(policy, name=None), PROMPTS[:1], max_new_tokens=3, uniforms=uniforms(1)
+            replace(policy, name="reference", learns=False),
+            PROMPTS[:1],
+            max_new_tokens=3,
+            uniforms=uniforms(1),
         )
     hanging.set()
     assert len(fake.bodies("/v1/completions")) == 1
@@ -630,8 +633,13 @@ def test_the_server_may_go_by_another_name_for_the_same_folder(url, fake, tmp_pa
     fake.name = "served"
     policy = moved_policy(fake.model)
     engine = connect(url, fake, tmp_path)
-    engine.sync(replace(policy, name=None))
-    engine.generate(replace(policy, name=None), PROMPTS, max_new_tokens=3, uniforms=uniforms(4))
+    engine.sync(replace(policy, name="reference", learns=False))
+    engine.generate(
+        replace(policy, name="reference", learns=False),
+        PROMPTS,
+        max_new_tokens=3,
+        uniforms=uniforms(4),
+    )
     assert fake.bodies("/v1/completions")[0]["model"] == "served"
 
 

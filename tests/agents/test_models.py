@@ -68,7 +68,7 @@ def test_padding_cache_and_batch_change_no_log_prob(kind):
 @EVERY
 def test_greedy_texts_are_those_of_transformers(kind):
     backbone = model_backbone(kind)
-    policy = LLMPolicy(name=None, backbone=backbone)
+    policy = LLMPolicy(name="reference", learns=False, backbone=backbone)
     _, tokens = policy.generate(PROMPTS, max_new_tokens=12, greedy=True)
     expected = backbone.base.generate(
         input_ids=tokens.prompt_ids,
@@ -186,7 +186,7 @@ def test_the_check_sees_a_head_that_does_more(monkeypatch):
 
 
 def test_the_story_model_writes_stories():
-    policy = LLMPolicy(name=None, backbone=model_backbone("stories260K"))
+    policy = LLMPolicy(name="reference", learns=False, backbone=model_backbone("stories260K"))
     [text], _ = policy.generate(["Once upon a time"], max_new_tokens=60, greedy=True)
     # what llama2.c writes at temperature 0
     assert text.startswith(

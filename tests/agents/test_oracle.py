@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.oracle import Game, evaluate_policies, frontier, solve, solve_alone, upper_bound
+from agents.oracle import Game, frontier, play_exactly, solve, solve_alone, upper_bound
 
 
 def log_softmax(logits):
@@ -56,7 +56,7 @@ def test_no_random_policy_lies_above_the_frontier():
         observer = log_softmax(scale * rng.normal(size=(2, 3, 4)))
         for eta, solution in zip([0.1, 0.3, 1.0, 3.0], best, strict=True):
             # 1e-9: rounding of sums of a dozen float64 terms.
-            assert evaluate_policies(game, pioneer, observer, eta).value <= solution.value + 1e-9
+            assert play_exactly(game, pioneer, observer, eta).value <= solution.value + 1e-9
 
 
 @pytest.mark.parametrize("eta", [0.0, -1.0])
@@ -77,7 +77,7 @@ def ascended(game, eta, rng):
             log_softmax(part.reshape(shape))
             for part, shape in zip(np.split(x, [6]), shapes, strict=True)
         )
-        return evaluate_policies(game, pioneer, observer, eta).value
+        return play_exactly(game, pioneer, observer, eta).value
 
     step = 1e-5
     for _ in range(400):
@@ -167,8 +167,8 @@ def test_neither_seat_can_gain_by_changing_its_answer_alone(hidden):
 
         for _ in range(200):
             noise = 0.3 * rng.normal(size=best.pioneer.shape)
-            other = evaluate_policies(game, log_softmax(best.pioneer + noise), best.observer, 0.5)
+            other = play_exactly(game, log_softmax(best.pioneer + noise), best.observer, 0.5)
             assert paid(other, 0) <= paid(best, 0) + 1e-9
             noise = 0.3 * rng.normal(size=best.observer.shape)
-            other = evaluate_policies(game, best.pioneer, log_softmax(best.observer + noise), 0.5)
+            other = play_exactly(game, best.pioneer, log_softmax(best.observer + noise), 0.5)
             assert paid(other, 1) <= paid(best, 1) + 1e-9

@@ -65,3 +65,16 @@ def test_a_rollout_is_what_the_environment_saw():
     for b, query in enumerate(rollout.queries):
         assert pioneer.prompts[b] == task.pioneer_prompt(query)
         assert observer.prompts[b] == task.observer_prompt(query, [pioneer.responses[b]])
+
+
+def test_a_turn_of_the_reference_is_said_to_be_its():
+    backbone = tiny_backbone()
+    games = cory_env.vector_env(2, ToyTask(length=2, symbols=2), tokenizer=backbone.tokenizer)
+    games.reset(seed=0)
+    players = {
+        "pioneer_0": LLMPolicy(name="reference", learns=False, backbone=backbone),
+        "observer_0": LLMPolicy(name="llm_0", backbone=backbone),
+    }
+    uniforms = dict.fromkeys(players, draw_uniforms(2, games.rules.max_new_tokens))
+    rollout = collect(games, players, uniforms)
+    assert [turn.policy for turn in rollout.turns] == ["reference", "llm_0"]

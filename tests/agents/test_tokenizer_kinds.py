@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cory_env
-from agents.backbone import load_tokenizer, make_backbone
+from agents.backbone import load_hf_tokenizer, make_backbone
 from agents.chat import ChatTokenizer, prompt_ids
 from agents.policy import LLMPolicy, draw_uniforms
 from agents.rollout import collect
@@ -246,7 +246,7 @@ def policy_of(kind, **options) -> LLMPolicy:
 
 
 def test_the_words_of_a_sentence_piece_response_stay_apart():
-    tokenizer = load_tokenizer(str(STORIES))
+    tokenizer = load_hf_tokenizer(str(STORIES))
     ids = tokenizer("The dog was big and happy", add_special_tokens=False)["input_ids"]
     place = tokenizer.convert_ids_to_tokens(ids).index("▁big")
     games = cory_env.vector_env(1, "imdb", tokenizer=tokenizer)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import cory_env
-from agents.backbone import Backbone, load_base, load_tokenizer
+from agents.backbone import Backbone, load_base, load_hf_tokenizer
 from agents.chat import ChatTokenizer
 from agents.cli import main
 from agents.decoding import decode_recorded
@@ -207,7 +207,7 @@ def test_a_padding_token_without_a_row_is_replaced_by_one_that_has_one(tmp_path)
     out = tmp_path / "run"
     assert main(["train", "imdb", "--model", model, "--out", str(out), *SMALL]) == 0
     folder = out / "final" / "llm_0"
-    assert load_tokenizer(str(folder)).pad_token == "</s>"
+    assert load_hf_tokenizer(str(folder)).pad_token == "</s>"
     weights = load_file(folder / "adapter_model.safetensors")
     assert all(weight.isfinite().all() for weight in weights.values())
 

@@ -312,3 +312,20 @@ def test_an_exchange_keeps_optimizers_coefficients_and_moments(toy_config):
 def test_what_the_model_itself_samples_it_scores_alike(toy_config):
     run = train(toy_config(), console=QUIET)
     assert run.metrics[0]["llm_0/sampler_gap"] < 1e-5
+
+
+def test_metrics_change_nothing_and_each_iteration_steps_the_kl_coefficient_once(toy_config):
+    trainer = Trainer(toy_config(kl_target=1.0))
+    rollout = trainer._collect(0)
+    batches = trainer.algorithm.prepare(rollout)
+    first, second = (
+        [trainer._metrics(turn, batches[turn.policy], {}) for turn in rollout.turns]
+        for _ in range(2)
+    )
+    assert first == second
+    expected = {name: replace(c) for name, c in trainer.controllers.items()}
+    row = trainer.iterate(0)
+    for name, controller in expected.items():
+        assert row[f"{name}/kl_coef"] == controller.coef  # what the iteration has learnt with
+        controller.update(row[f"{name}/kl"], trainer.config.batch_size)
+        assert trainer.controllers[name].coef == controller.coef != row[f"{name}/kl_coef"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import cory_env
-from agents.oracle import evaluate_policies, solve, solve_alone, upper_bound
+from agents.oracle import play_exactly, solve, solve_alone, upper_bound
 from agents.policy import LLMPolicy
 from agents.yardstick import every_response, response_log_probs, toy_game
 from cory_env.tasks.toy import ToyTask
@@ -19,7 +19,7 @@ TASK = ToyTask(length=2, symbols=2)
 
 @pytest.fixture(scope="module")
 def reference() -> LLMPolicy:
-    return LLMPolicy(name=None, backbone=tiny_backbone())
+    return LLMPolicy(name="reference", learns=False, backbone=tiny_backbone())
 
 
 def test_all_responses_are_there():
@@ -44,7 +44,7 @@ def test_their_log_probs_are_those_that_policies_are_scored_with(reference):
 def test_the_reference_earns_in_the_tables_what_it_earns_in_the_game(reference):
     game = toy_game(reference, TASK)
     assert game.hides_query
-    same = evaluate_policies(game, game.pioneer_log_probs, game.observer_log_probs, 0.1)
+    same = play_exactly(game, game.pioneer_log_probs, game.observer_log_probs, 0.1)
     assert same.kl == pytest.approx((0, 0), abs=1e-9)
     games = cory_env.vector_env(20_000, TASK, tokenizer=reference.backbone.tokenizer)
     prompts = games.reset(seed=0)

@@ -32,7 +32,7 @@ from agents.records import (
     read_samples,
     truncate_rows,
 )
-from agents.trackers import Tracker
+from agents.tracker import Tracker
 
 __all__ = [
     "MetricLogger",

@@ -17,6 +17,7 @@ from agents.config import TrainConfig
 from agents.records import read_histograms, read_metrics, read_samples
 from agents.trackers import check_trackers, open_trackers
 from agents.trainer import train
+from agents.wandb import wandb_mode
 
 
 def quiet() -> Console:
@@ -177,7 +178,7 @@ def test_wandb_is_online_only_for_who_is_logged_in(monkeypatch, tmp_path, variab
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert trackers._wandb_mode() == mode
+    assert wandb_mode() == mode
 
 
 def test_no_trackers_are_opened_unless_asked_for():

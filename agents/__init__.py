@@ -9,21 +9,22 @@ from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from agents.hush import hushed
+from agents.terminal.hush import hushed
 
 if TYPE_CHECKING:
-    from agents.config import TrainConfig
-    from agents.plugins import import_plugins
-    from agents.run import evaluate, load_policy
-    from agents.trainer import Run, train
+    from agents.config.plugins import import_plugins
+    from agents.config.train import TrainConfig
+    from agents.evaluation.finished import evaluate
+    from agents.policies.load import load_policy
+    from agents.training.loop import Run, train
 
 _HOMES = {
-    "TrainConfig": "agents.config",
-    "Run": "agents.trainer",
-    "train": "agents.trainer",
-    "evaluate": "agents.run",
-    "load_policy": "agents.run",
-    "import_plugins": "agents.plugins",
+    "TrainConfig": "agents.config.train",
+    "Run": "agents.training.loop",
+    "train": "agents.training.loop",
+    "evaluate": "agents.evaluation.finished",
+    "load_policy": "agents.policies.load",
+    "import_plugins": "agents.config.plugins",
 }
 
 __all__ = ["Run", "TrainConfig", "evaluate", "import_plugins", "load_policy", "train"]

@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from agents.config import TrainConfig
-from agents.models import NAMED_MODELS
-from agents.plugins import import_remembered
-from agents.run_folder import read_config
-from agents.sources import check_repository
+from agents.config.named_models import NAMED_MODELS
+from agents.config.plugins import import_remembered
+from agents.config.sources import check_repository
+from agents.config.train import TrainConfig
+from agents.records.folder import read_config
 from agents.tasks import build_task
 from cory_env.registry import REWARDS
 

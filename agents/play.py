@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from agents.model_files import policy_kind
+from agents.models.files import policy_kind
 from agents.tasks import build_task
 from cory_env import Example, raw_env
 from cory_env.game import Rules
@@ -30,7 +30,7 @@ from cory_env.rendering import query_line, reward_table, turn_panel, visible
 from cory_env.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
-    from agents.policy import LLMPolicy
+    from agents.policies.llm import LLMPolicy
 
 _PAUSE_S = 0.05
 """Between two tokens on a terminal: a small model is faster than the eye."""
@@ -87,7 +87,7 @@ def play(
         with Console().status("loading the partner", spinner="line"):
             player = ModelPartner(load(partner), seed, of=partner)
         if not player.shares_tokenizer(rules):
-            from agents.chat import ChatTokenizer
+            from agents.models.chat import ChatTokenizer
 
             options["tokenizer"] = ChatTokenizer(player.policy.backbone.tokenizer)  # type: ignore[arg-type]
             env = raw_env(action_level="response", **options)

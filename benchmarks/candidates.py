@@ -25,7 +25,7 @@ from benchmarks import shapes
 from benchmarks.shapes import SHAPES, Shape
 
 if TYPE_CHECKING:  # at run time each candidate loads no more than it needs: its memory is measured
-    from agents.trainer import Trainer
+    from agents.training.trainer import Trainer
     from benchmarks.plain import PlainPolicy
 
 GROUP_SIZE = 4
@@ -117,9 +117,9 @@ def now() -> float:
 
 
 def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterator[Row]:
-    from agents.config import TrainConfig
-    from agents.kernels import keep_freed_memory
-    from agents.trainer import Trainer
+    from agents.config.train import TrainConfig
+    from agents.models.kernels import keep_freed_memory
+    from agents.training.trainer import Trainer
 
     keep_freed_memory()  # as the command line does
     shapes.register()

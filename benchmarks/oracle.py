@@ -4,8 +4,9 @@
     python -m benchmarks.oracle runs/toy --out docs/results/toy
 
 All responses of `toy` can be listed, so what a pair earns, and what the best pair would earn at the
-same price of a nat (`agents/oracle.py`), are sums and not estimates. Draws `frontier.png`: every
-pair in both orders under the curve that no pair can pass, and single policies under theirs.
+same price of a nat (`benchmarks/exact_solver.py`), are sums and not estimates. Draws
+`frontier.png`: every pair in both orders under the curve that no pair can pass, and single policies
+under theirs.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.evaluation import references
-from agents.oracle import Game, play_exactly, solve, solve_alone, upper_bound
-from agents.run_folder import read_config
+from agents.evaluation.samples import references
+from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.records.folder import read_config
 from agents.tasks import build_task
-from agents.trainer import Trainer
-from agents.yardstick import observer_table, pioneer_table, toy_game
+from agents.training.trainer import Trainer
+from benchmarks.exact_solver import Game, play_exactly, solve, solve_alone, upper_bound
+from benchmarks.toy_tables import observer_table, pioneer_table, toy_game
 from cory_env.tasks.toy import ToyTask
 
 _SMALL_TABLE = 10_000

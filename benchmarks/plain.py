@@ -2,7 +2,7 @@
 
 Float32; `generate` in internal batches of 4; logits at all positions; passes of its own for old
 log-probs, for the reference and for values; three whole log-softmax tensors for the exact KL; full
-fine-tuning with a frozen reference for each policy. `tests/agents/test_benchmarks.py` holds its
+fine-tuning with a frozen reference for each policy. `tests/benchmarks/test_training.py` holds its
 losses against those of `agents`.
 
 Source: the facts of the trainer released with arXiv 2410.06101 (a copy of TRL 0.x's PPOTrainer).

@@ -11,9 +11,9 @@ import sys
 from torch import Tensor
 
 from agents import TrainConfig, train
-from agents.advantages import returns_to_go
 from agents.algorithms import Algorithm, register_algorithm
-from agents.presets import preset_values
+from agents.config.presets import preset_values
+from agents.maths.advantages import returns_to_go
 
 
 @register_algorithm("reinforce")

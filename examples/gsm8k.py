@@ -11,7 +11,7 @@ asked and scored like GSM8K: no network, no GPU. GSM8K itself takes a model from
 import argparse
 
 from agents import TrainConfig, evaluate, train
-from agents.presets import starting_values
+from agents.config.presets import starting_values
 
 
 def main() -> None:

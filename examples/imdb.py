@@ -10,7 +10,7 @@ Without flags it is the embedded model and reward: no network, no GPU, minutes o
 import argparse
 
 from agents import TrainConfig, evaluate, train
-from agents.presets import starting_values
+from agents.config.presets import starting_values
 
 
 def main() -> None:

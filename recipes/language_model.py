@@ -39,7 +39,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from agents.checkpoint import optimizer_tensors, restore_optimizer
+from agents.records.checkpoint import optimizer_tensors, restore_optimizer
 from cory_env import word_problems
 from recipes.reviews import pretraining_texts, read_reviews
 

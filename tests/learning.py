@@ -20,7 +20,7 @@ from dataclasses import replace
 from math import comb
 
 from agents import TrainConfig
-from agents.trainer import Trainer
+from agents.training.trainer import Trainer
 
 WINDOW = 5
 ITERATIONS = 48

@@ -29,7 +29,9 @@ SETTING = "PORTABILITY_SETTING"
 
 SHORT_TESTS = (
     "tests/e2e/test_learning.py::test_both_policies_learn_to_add",
-    *(f"tests/agents/test_{name}.py" for name in ("gradients", "kernels", "precision")),
+    "tests/agents/algorithms/test_gradients.py",
+    "tests/agents/models/test_kernels.py",
+    "tests/agents/models/test_precision.py",
 )
 NUMBERS = re.compile(r"assert_close|approx\(|assert_learns|Trainer\(")
 LEARNER = re.compile(r"^(import|from) (torch|agents)\b", re.MULTILINE)

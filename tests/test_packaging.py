@@ -82,7 +82,7 @@ def test_the_wheel_of_the_environment_holds_it_and_nothing_else(wheels):
 def test_the_wheel_of_the_learners_holds_them_and_needs_the_environment_of_its_version(wheels):
     names, text = content(wheels["cory_agents"])
     assert names == tracked(Path("agents")) | {"cory_agents.py"}
-    assert {"agents/report.css", "agents/assets/model/model.safetensors"} < names
+    assert {"agents/reports/report.css", "agents/assets/model/model.safetensors"} < names
     metadata = Parser().parsestr(text)
     assert metadata["Version"] == VERSION
     assert metadata.get_all("Requires-Dist") == [f"cory-env[agents]=={VERSION}"]

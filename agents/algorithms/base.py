@@ -41,22 +41,22 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from agents.advantages import next_step, token_rewards, whiten
-from agents.config import TrainConfig
-from agents.critic import Critic
-from agents.distributions import k2, k3
-from agents.kl import KLController
-from agents.losses import (
+from agents.algorithms.kl import KLController
+from agents.config.train import TrainConfig
+from agents.distributed.world import World
+from agents.maths.advantages import next_step, token_rewards, whiten
+from agents.maths.distributions import k2, k3
+from agents.maths.losses import (
     Totals,
     aggregate,
     clipped_surrogate,
     importance_weights,
     sequence_log_ratio,
 )
-from agents.moments import Moments
-from agents.policy import LLMPolicy, Scores, response_hidden
+from agents.maths.moments import Moments
+from agents.models.critic import Critic
+from agents.policies.llm import LLMPolicy, Scores, response_hidden
 from agents.types import LossOutput, Rollout, TokenBatch, TrainBatch, Turn
-from agents.world import World
 
 
 class Algorithm(ABC):

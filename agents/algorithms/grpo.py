@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from agents.advantages import group_mean, group_std, returns_to_go
 from agents.algorithms.base import Algorithm
+from agents.maths.advantages import group_mean, group_std, returns_to_go
 
 
 class GRPO(Algorithm):

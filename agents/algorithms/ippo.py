@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.advantages import gae
 from agents.algorithms.base import Algorithm
-from agents.backbone import Backbone
-from agents.losses import Totals, clipped_value_loss
-from agents.moments import Moments
-from agents.policy import Scores, response_hidden
+from agents.maths.advantages import gae
+from agents.maths.losses import Totals, clipped_value_loss
+from agents.maths.moments import Moments
+from agents.models.backbone import Backbone
+from agents.policies.llm import Scores, response_hidden
 from agents.types import Rollout, TokenBatch, TrainBatch
 from cory_env.tokenization import TransformersCodec
 

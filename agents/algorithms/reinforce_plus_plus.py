@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from agents.advantages import returns_to_go
 from agents.algorithms.base import Algorithm
+from agents.maths.advantages import returns_to_go
 
 
 class ReinforcePlusPlus(Algorithm):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from agents.advantages import leave_one_out_mean, returns_to_go
 from agents.algorithms.base import Algorithm
+from agents.maths.advantages import leave_one_out_mean, returns_to_go
 
 
 class RLOO(Algorithm):

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agents.backbone import EMBEDDED_MODEL, Backbone, pick_device, pick_dtype
-from agents.config import TrainConfig
+from agents.config.train import TrainConfig
 from agents.engines.base import Engine
 from agents.engines.builtin import BuiltinEngine
 from agents.engines.client import VLLMClient
 from agents.engines.vllm_local import VLLMEngine, start_vllm
 from agents.engines.vllm_server import VLLMServerEngine
-from agents.gguf import gguf_folder, is_gguf
-from agents.policy import LLMPolicy
+from agents.models.backbone import Backbone
+from agents.models.gguf import gguf_folder, is_gguf
+from agents.models.loading import EMBEDDED_MODEL, pick_device, pick_dtype
+from agents.policies.llm import LLMPolicy
 from cory_env.game import Rules
 
 __all__ = ["ENGINES", "BuiltinEngine", "Engine", "VLLMEngine", "VLLMServerEngine", "make_engine"]

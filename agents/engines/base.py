@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from agents.errors import EngineError
-from agents.policy import Generated, LLMPolicy, response_texts
+from agents.policies.llm import Generated, LLMPolicy, response_texts
 from agents.types import Generation
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from agents.policy import Generated, LLMPolicy
+from agents.policies.llm import Generated, LLMPolicy
 
 
 class BuiltinEngine:

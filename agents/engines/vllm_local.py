@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents.engines.base import AdapterFolder, Sampled, logit_bias, pack, row_seeds, unpadded
 from agents.errors import EngineError
-from agents.policy import Generated, LLMPolicy
+from agents.policies.llm import Generated, LLMPolicy
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for the largest rank of an adapter."""

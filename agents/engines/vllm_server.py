@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.engines.base import AdapterFolder, logit_bias, pack, row_seeds, unpadded
 from agents.engines.client import StatusError, VLLMClient
 from agents.errors import EngineError
-from agents.policy import Generated, LLMPolicy
+from agents.policies.llm import Generated, LLMPolicy
 
 CONCURRENT = 256
 """Requests under way at a time: vLLM's default for the sequences of a batch (`max_num_seqs`)."""

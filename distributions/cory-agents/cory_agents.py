@@ -19,7 +19,7 @@ def main() -> int:
     if problem := _problem():
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    from agents.cli import main as run
+    from agents.cli.main import main as run
 
     return run()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.config import TrainConfig
+from agents.config.train import TrainConfig
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import itertools
 import numpy as np
 import torch
 
-from agents.backbone import Backbone, make_backbone
-from agents.config import TrainConfig
-from agents.policy import response_hidden
-from agents.tiny import tiny_model
+from agents.config.train import TrainConfig
+from agents.models.backbone import Backbone
+from agents.models.make import make_backbone
+from agents.models.tiny import tiny_model
+from agents.policies.llm import response_hidden
 from agents.types import TokenBatch
 from cory_env.tasks.toy import ToyTask
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.config import TrainConfig
-from agents.sharding import held_bytes
-from agents.trainer import Trainer, _save, _write_final
-from agents.world import World, join_world
+from agents.config.train import TrainConfig
+from agents.distributed.sharding import held_bytes
+from agents.distributed.world import World, join_world
+from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.training.loop import _save, _write_final
+from agents.training.trainer import Trainer
 
 
 def learn(config: TrainConfig, world: World, until: int = 3) -> tuple[Trainer, list[dict]]:

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from agents.backbone import EMBEDDED_MODEL
-from agents.cli import main
-from agents.hush import hushed
-from agents.run import load_policy
-from agents.tiny import tiny_model
+from agents.cli.main import main
+from agents.models.loading import EMBEDDED_MODEL
+from agents.models.tiny import tiny_model
+from agents.policies.load import load_policy
+from agents.terminal.hush import hushed
 from cory_env import Example, make_task
 from cory_env.registry import TASKS
 from cory_env.tasks.toy import ToyTask
@@ -47,7 +47,7 @@ def embedded():
 @pytest.fixture
 def loaded(monkeypatch, embedded):
     """Load the embedded model once for all games of this file."""
-    monkeypatch.setattr("agents.run.load_policy", lambda folder: embedded)
+    monkeypatch.setattr("agents.policies.load.load_policy", lambda folder: embedded)
     return embedded
 
 
@@ -145,7 +145,7 @@ def test_a_longer_chain_and_a_single_seat_can_be_played(play):
 
 
 def test_a_person_alone_waits_for_no_model(play, monkeypatch):
-    monkeypatch.setattr("agents.cli._load_policy", None)
+    monkeypatch.setattr("agents.cli.main._load_policy", None)
     for task, text in (("toy", "efg"), ("imdb", " was a joy.")):
         out = play(task, "--seed", "0", "--observers", "0", typed=f"{text}\n")
         assert "partner" not in out
@@ -161,7 +161,7 @@ def test_a_partner_is_not_asked_for_tokens_behind_its_end(play, loaded, monkeypa
         encode=loaded.encode,
         act=lambda observation, generator: (next(tokens), 0.0),
     )
-    monkeypatch.setattr("agents.run.load_policy", lambda folder: policy)
+    monkeypatch.setattr("agents.policies.load.load_policy", lambda folder: policy)
     out = play("imdb", typed="a\n")
     assert re.search(r"answers   yes +│\n╰─+╯", out)
     assert next(tokens, None) is None
@@ -308,7 +308,7 @@ def test_bad_arguments_are_one_line_before_a_model_is_loaded(capsys, monkeypatch
     def load(*args, **kwargs):
         raise AssertionError("a model was loaded before the input was checked")
 
-    monkeypatch.setattr("agents.cli._load_policy", load)
+    monkeypatch.setattr("agents.cli.main._load_policy", load)
     error = refused(capsys, *argv)
     for part in parts:
         assert part in error
@@ -351,7 +351,7 @@ def test_ctrl_c_at_a_question_is_exit_code_130(monkeypatch, capsys):
 
 def test_toy_is_played_without_torch():
     program = (
-        "import io, sys; from agents.cli import main\n"
+        "import io, sys; from agents.cli.main import main\n"
         "sys.stdin = io.StringIO('abc'); code = main(['play', 'toy'])\n"
         "print('loaded:', *{'torch', 'transformers'} & set(sys.modules)); sys.exit(code)"
     )

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from agents.config import TrainConfig
-from agents.trainer import Trainer
-from agents.world import join_world
+from agents.config.train import TrainConfig
+from agents.distributed.world import join_world
+from agents.training.trainer import Trainer
 
 
 def learn(config: TrainConfig, world, iterations: int = 3) -> tuple[dict, list[dict]]:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.config import TrainConfig
-from agents.trainer import train
+from agents.config.train import TrainConfig
+from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.training.loop import train
 
 QUIET = Console(quiet=True)
 VALUES = {

@@ -12,10 +12,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.config import TrainConfig
-from agents.records import read_metrics
-from agents.trainer import train
+from agents.config.train import TrainConfig
+from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.records.rows import read_metrics
+from agents.training.loop import train
 
 KILLS = 30
 VALUES = {
@@ -43,7 +43,7 @@ def rows_without_times(folder: Path) -> list[dict]:
 @pytest.mark.slow
 def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["agents.trainer"])
+    context.set_forkserver_preload(["agents.training.loop"])
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     begun = time.monotonic()
     undisturbed = context.Process(target=learn, args=(str(whole),))

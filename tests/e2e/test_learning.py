@@ -11,8 +11,8 @@ import pytest
 
 from agents import TrainConfig
 from agents.algorithms import ALGORITHMS
-from agents.presets import preset_values
-from agents.trainer import Trainer
+from agents.config.presets import preset_values
+from agents.training.trainer import Trainer
 from cory_env import Example
 from cory_env.registry import TASKS
 from cory_env.task import Task

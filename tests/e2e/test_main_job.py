@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agents import TrainConfig, train
-from agents.presets import preset_values
+from agents.config.presets import preset_values
 
 SEEDS = 3
 

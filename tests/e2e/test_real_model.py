@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from agents import TrainConfig, train
-from agents.backbone import load_base
-from agents.presets import preset_values
+from agents.config.presets import preset_values
+from agents.models.loading import load_base
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.checkpoint import list_checkpoints
-from agents.records import read_metrics
+from agents.records.checkpoint import list_checkpoints
+from agents.records.rows import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

@@ -1,0 +1,471 @@
+"""The command line: `python -m agents train | compare | evaluate | report | merge | push | play`.
+
+The only place that parses flags and turns an error of the user into one line and exit code 2. Heavy
+imports wait until the flags are understood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from agents.checks import check_before_loading, check_run
+from agents.cli.flags import parse, program
+from agents.config.plugins import import_plugins, import_remembered
+from agents.config.presets import preset_values, starting_values
+from agents.config.train import TrainConfig
+from agents.errors import DivergenceError, EngineError, ProcessError
+from agents.records.folder import check_run_folder, has_progress, read_config
+from agents.terminal.hush import hushed
+from agents.terminal.interrupts import SIGPIPE, Interrupted, exit_code, prompt_interrupts
+from agents.terminal.streams import lasting_streams, stop
+from cory_env import RewardError, __version__
+from cory_env.names import unknown_name
+
+if TYPE_CHECKING:
+    from agents.policies.llm import LLMPolicy
+
+
+USAGE = """usage: {program} COMMAND …
+
+  train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields;
+                                                         --import FILE.py for plug-ins of your own
+  compare TASK [--variants …] [--seeds 3] [--FIELD …]    variants side by side: one table, one page
+  evaluate RUN [--split test] [--k 1 2 4 8]              score a run's policies, alone and as a team
+  report RUN [RUN …] [--out FILE]                        page of a run, or of several side by side
+  merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
+  push RUN ORG/NAME [--public]                           upload the policies of a run to the hub
+  play TASK [--seat observer_0] [--partner POLICY]       take a seat yourself, a model has the other
+  --version                                              what `cory_env.__version__` says
+"""
+
+
+_Imports = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="import", metavar="FILE"), tyro.conf.UseAppendAction
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainFlags:
+    """What `train` takes besides the fields of the configuration."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    """Registered task, such as `imdb` or `arithmetic`."""
+    preset: str = ""
+    """Starting point for the fields; empty for the one that bears the task's name."""
+    import_: _Imports = ()
+    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
+    resume: bool = False
+    """Go on from the last checkpoint of the run."""
+    overwrite: bool = False
+    """Begin anew in the folder of a run, which is deleted once the new one has begun."""
+    yes: bool = False
+    """Do not ask before that."""
+    out: str = ""
+    """Run folder; empty for runs/TASK."""
+    model: str = ""
+    """See the configuration: what a run starts from goes by it."""
+    adapter: str = ""
+    """See there."""
+    push_to_hub: str = ""
+    """ORG/NAME: at the end upload the policies, as `push` does, to private repositories."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CompareFlags:
+    """Train variants of one configuration over seeds: a table, a page, and results.json.
+
+    All fields of `train` are flags as well, and hold for every variant. A second call goes on.
+    """
+
+    task: Annotated[str, tyro.conf.Positional]
+    """Registered task."""
+    preset: str = ""
+    """Starting point for the fields; empty for the one that bears the task's name."""
+    import_: _Imports = ()
+    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
+    variants: tuple[str, ...] = ("ppo", "cory-mappo", "cory-ippo")
+    """Named changes (`agents/studies/plan.py`), or algorithms; the first is tested against."""
+    seeds: int = 3
+    """Seeds of each, from --seed on; >= 1."""
+    kl_coefs: tuple[float, ...] = ()
+    """Values of η, for frontiers."""
+    learning_rates: tuple[float, ...] = ()
+    """Values of the learning rate."""
+    model: str = ""
+    """See `train --help`: what a run starts from goes by it."""
+    adapter: str = ""
+    """See there."""
+    budget: Literal["episodes", "compute"] = "episodes"
+    """What is equal: the episodes of a policy, or the responses of a run."""
+    jobs: int = 0
+    """Runs at a time; 0 for as many as there are cores."""
+    dry_run: bool = False
+    """Only list the runs."""
+    out: str = ""
+    """Folder; empty for runs/compare_TASK."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EvaluateFlags:
+    """Score the policies of a run: each alone on held-out queries, as a team, and the reference."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    split: str = ""
+    """Queries: `train`, `test`, or another split of the task; empty for the run's own."""
+    import_: _Imports = ()
+    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
+    queries: int = 512
+    """How many queries, from the first; >= 1."""
+    k: tuple[int, ...] = ()
+    """Sizes for pass@k and majority@k, such as 1 2 4 8; where the reward is 0 or 1."""
+    samples: int = 0
+    """Responses per query that these are estimated from; 0 for the largest k, or 1."""
+    greedy: bool = False
+    """Only take the most probable tokens; otherwise this is done beside the sampling."""
+    seed: int = 0
+    """Of the sampling."""
+    batch_size: int = 256
+    """Episodes in memory at a time; the figures do not depend on it."""
+    device: str = ""
+    """Where to compute: `auto`, `cpu`, `cuda`, …; empty for the run's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReportFlags:
+    """Write a page about a run, or one about several side by side."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]
+    """Run folders; those that differ in the seed alone are drawn as one curve."""
+    out: Path | None = None
+    """File to write; None for report.html in the run folder, or comparison.html here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MergeFlags:
+    """Write an adapter and its base as one model, which transformers loads without peft."""
+
+    policy: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="POLICY")]
+    """Folder of an adapter, such as runs/imdb/final/llm_0."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """New or empty folder."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+    base: str = ""
+    """Base model; empty for the one that the adapter was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PushFlags:
+    """Upload the policies of a finished run as ORG/NAME-llm_0, ORG/NAME-llm_1, ….
+
+    With their model cards. Uploading again adds a commit.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ORG/NAME")]
+    """Owner and beginning of the names."""
+    public: bool = False
+    """Let everyone see repositories that are new."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlayFlags:
+    """Take a seat in the game: read what the seat reads, type a response, see what it earns.
+
+    Your partner answers token by token, as it samples. Enter plays again; q or Ctrl-D quits, and
+    shows the means. Lines can be piped in as well: a response, an empty line, a response, ….
+    """
+
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    """Registered task, such as `imdb` or `toy`."""
+    seat: str = ""
+    """Yours: `pioneer_0`, `observer_0`, …; empty for observer_0, or pioneer_0 if there is none."""
+    partner: Annotated[Path | None, tyro.conf.arg(metavar="POLICY")] = None
+    """Who has the other seats: a folder such as runs/imdb/final/llm_0. None for the embedded model,
+    or, for a task with a vocabulary of its own such as toy, a script that plays perfectly."""
+    import_: _Imports = ()
+    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
+    split: str = "test"
+    """Queries to play: `train`, `test`, or another split of the task."""
+    task_options: str = ""
+    """What the task itself takes, such as `difficulty=1`; several with commas."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Of queries and sampling; None for a new one every time."""
+    observers: int = 1
+    """Agents after the pioneer; >= 0."""
+    reward_sharing: str = "collective"
+    """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
+    knowledge_transfer: bool = True
+    """Whether observers read the earlier responses."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    0 done, 1 a run of a comparison failed, 2 wrong usage, 128 + n ended by signal n (130 Ctrl-C).
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    with lasting_streams(stop), prompt_interrupts():
+        try:
+            try:
+                return _run(argv)
+            finally:
+                sys.stdout.flush()  # here, and not at the very end, it is known what to do
+        except KeyboardInterrupt as interrupt:
+            number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+            if number != SIGPIPE and _speaks():
+                print("interrupted", file=sys.stderr)
+            return exit_code(number)
+
+
+def _run(argv: list[str]) -> int:
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "compare": _compare,
+        "evaluate": _evaluate,
+        "report": _report,
+        "merge": _merge,
+        "push": _push,
+        "play": _play,
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE.format(program=program()))
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"cory-env {__version__}")
+        return 0
+    try:
+        if argv[0] not in commands:
+            raise ValueError(unknown_name("a command", commands, argv[0]))
+        return commands[argv[0]](argv[1:])
+    except ProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, RewardError, DivergenceError, EngineError) as error:
+        if _speaks():
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _speaks() -> bool:
+    """Return whether this process says what all of several have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _train(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        parse(TrainConfig, argv, prog="train TASK [--preset P] [--import FILE] [--resume]")
+    flags, rest = parse(_TrainFlags, argv, prog="train", more=TrainConfig)
+    start, chosen = _starting_point(flags)
+    config, _ = parse(TrainConfig, rest, prog="train", default=start)
+    check_before_loading(config)
+    _say(chosen)
+    if flags.push_to_hub:
+        with hushed():
+            from agents.publishing.hub import check_push
+
+        check_push(flags.push_to_hub)
+    if flags.yes and not flags.overwrite:
+        raise ValueError("Expected --yes with --overwrite only: it asks before nothing else.")
+    if flags.overwrite:
+        check_run_folder(config, resume=flags.resume, overwrite=True)
+        if not (flags.yes or _agrees(config.run_folder)):
+            print("Nothing was changed.")
+            return 1
+    with hushed():
+        from agents.models.kernels import keep_freed_memory
+        from agents.training.loop import train
+
+    keep_freed_memory()
+    run = train(config, resume=flags.resume, overwrite=flags.overwrite)
+    if run.interrupted:
+        return exit_code(run.stopped_by)
+    if flags.push_to_hub:
+        from agents.publishing.hub import push
+
+        print(*push(run.folder, flags.push_to_hub), sep="\n")
+    return 0
+
+
+def _compare(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        parse(_CompareFlags, argv, prog="compare")
+    flags, rest = parse(_CompareFlags, argv, prog="compare", more=TrainConfig)
+    imports = import_plugins(*flags.import_)
+    values, chosen = _starting_values(flags)
+    start = TrainConfig(**{**values, "imports": imports})
+    base, _ = parse(TrainConfig, rest, prog="compare", default=start)
+    check_before_loading(base)
+    _say(chosen)
+    for field, value, least in (
+        ("seeds", flags.seeds, 1),
+        ("evaluation_queries", base.evaluation_queries, 1),
+        ("jobs", flags.jobs, 0),
+    ):
+        if value < least:
+            raise ValueError(f"Expected {field} to be at least {least}, got {value}.")
+    from rich.console import Console
+
+    from agents.studies.plan import Grid, check_effect, plan
+    from agents.studies.run import compare
+
+    grid = Grid(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Grid)})
+    out = Path(flags.out or f"runs/compare_{flags.task}")
+    check_effect(start, base, plan(base, grid, out))
+    return compare(
+        base,
+        grid,
+        out,
+        at_a_time=flags.jobs or os.cpu_count() or 1,
+        dry_run=flags.dry_run,
+        console=Console(),
+    )
+
+
+def _agrees(folder: Path) -> bool:
+    """Ask whether a run may be deleted.
+
+    Raises:
+        ValueError: if there is nobody to ask.
+    """
+    if not has_progress(folder):
+        return True
+    if not sys.stdin.isatty() or "RANK" in os.environ:
+        raise ValueError(
+            f"Expected --yes with --overwrite where nobody can be asked: the run {folder} would be "
+            "deleted."
+        )
+    try:
+        return input(f"Delete the run {folder}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _starting_point(flags: _TrainFlags) -> tuple[TrainConfig, str]:
+    """Return the configuration that the other flags change, and what to say of it."""
+    imports = import_plugins(*flags.import_)
+    given = {"model": flags.model, "adapter": flags.adapter, "imports": imports}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
+    chosen |= {"task": flags.task, "out": flags.out}
+    if flags.resume:
+        # Held to what the run has, as its flags would be.
+        values = preset_values(flags.preset) if flags.preset else {}
+        folder = Path(flags.out or f"runs/{flags.task}")
+        stored = read_config(folder)
+        import_remembered(stored.imports, folder)
+        return dataclasses.replace(stored, **{**values, **chosen}), ""
+    values, line = _starting_values(flags)
+    return TrainConfig(**{**values, **chosen}), line
+
+
+def _starting_values(flags: _TrainFlags | _CompareFlags) -> tuple[dict[str, Any], str]:
+    return starting_values(
+        flags.task, preset=flags.preset, model=flags.model, adapter=flags.adapter
+    )
+
+
+def _say(line: str) -> None:
+    """Tell the user something, once for all processes of a run."""
+    if line and _speaks():
+        print(line, file=sys.stderr)
+
+
+def _evaluate(argv: list[str]) -> int:
+    flags, _ = parse(_EvaluateFlags, argv, prog="evaluate")
+    import_plugins(*flags.import_)
+    check_run(flags.run, flags.split)
+    from rich.console import Console
+
+    with hushed():
+        from agents.evaluation.finished import evaluate
+        from agents.evaluation.tables import print_evaluation
+
+    evaluation = evaluate(
+        flags.run,
+        split=flags.split,
+        num_queries=flags.queries,
+        greedy=flags.greedy,
+        seed=flags.seed,
+        k=flags.k,
+        samples=flags.samples,
+        batch_size=flags.batch_size,
+        device=flags.device,
+    )
+    print_evaluation(evaluation, Console())
+    return 0
+
+
+def _report(argv: list[str]) -> int:
+    flags, _ = parse(_ReportFlags, argv, prog="report")
+    if not flags.runs:
+        raise ValueError("Expected at least one run folder, got none.")
+    if flags.out is not None and flags.out.is_dir():
+        raise ValueError(f"Expected a file for --out, got the folder {flags.out}.")
+    if len(flags.runs) == 1:
+        from agents.reports.run_page import write_report
+
+        print(write_report(flags.runs[0], flags.out))
+    else:
+        from agents.reports.runs_page import write_comparison
+
+        print(write_comparison(flags.runs, flags.out or Path("comparison.html")))
+    return 0
+
+
+def _merge(argv: list[str]) -> int:
+    flags, _ = parse(_MergeFlags, argv, prog="merge")
+    with hushed():
+        from agents.publishing.merge import merge
+
+    print(merge(flags.policy, flags.out, dtype=flags.dtype, base=flags.base or None))
+    return 0
+
+
+def _push(argv: list[str]) -> int:
+    flags, _ = parse(_PushFlags, argv, prog="push")
+    with hushed():
+        from agents.publishing.hub import push
+
+    print(*push(flags.run, flags.repository, public=flags.public), sep="\n")
+    return 0
+
+
+def _play(argv: list[str]) -> int:
+    flags, _ = parse(_PlayFlags, argv, prog="play")
+    import_plugins(*flags.import_)
+    if flags.partner is not None and flags.partner.resolve().parent.name == "final":
+        run = flags.partner.resolve().parent.parent
+        import_remembered(read_config(run).imports, run)
+    from agents.play import play
+
+    read = TrainConfig(
+        task=flags.task, reward_sharing=flags.reward_sharing, task_options=flags.task_options
+    )
+    parsed = {"reward_sharing": read.sharing, "task_options": read.task_arguments}
+    given = dataclasses.asdict(flags)
+    del given["import_"]
+    play(load=_load_policy, **{**given, **parsed})
+    return 0
+
+
+def _load_policy(folder: Path | None) -> LLMPolicy:
+    """Load a policy, or the embedded model where the folder is None."""
+    with hushed():
+        from agents.models.loading import EMBEDDED_MODEL
+        from agents.policies.load import load_policy
+
+    return load_policy(folder or EMBEDDED_MODEL)

@@ -1,0 +1,191 @@
+"""Layers of a model spread over the processes, as accelerate's launcher asks for (FSDP2).
+
+Every decoder layer is gathered for as long as it computes. Adapters, embeddings, the last norm, the
+head and the critics stay whole in every process: adapters are small, and tied embeddings belong to
+both ends of a model. What the launcher's file asks for and is not done here is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from agents.distributed.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """How the layers of all models of a run are spread."""
+
+    world: World
+    mesh: DeviceMesh
+    reshard_after_forward: bool = True
+    """Gather a layer anew for the backward pass (ZeRO-3) instead of keeping it (ZeRO-2)."""
+    layer_names: tuple[str, ...] = ()
+    """Classes of the layers; empty for those that can be checkpointed, one by one."""
+
+    def shard(self, model: nn.Module, body: nn.Module) -> None:
+        """Spread the layers of a model; what it trains in them stays whole if the rest is frozen.
+
+        Args:
+            model: on its device, with the gradients that it will have.
+            body: the part of it that runs the layers.
+
+        Raises:
+            ValueError: if it has no such layers.
+        """
+        layers = [module for module in body.modules() if self._is_layer(module)]
+        if not layers:
+            raise ValueError(
+                f"Expected decoder layers ({', '.join(self.layer_names) or 'of transformers'}) to "
+                f"spread over the processes, found none in {type(model).__name__}: take "
+                "configs/data_parallel.yaml."
+            )
+        trained = {p for p in model.parameters() if p.requires_grad}
+        frozen = {p for layer in layers for p in layer.parameters()} - trained
+        whole = trained if frozen else set()
+        for layer in layers:
+            spread = fully_shard(
+                layer,
+                mesh=self.mesh,
+                reshard_after_forward=self.reshard_after_forward,
+                ignored_params=whole,
+            )
+            # Losses are shares that add up: gradients are summed, not averaged.
+            spread.set_gradient_divide_factor(1.0)
+            spread.set_force_sum_reduction_for_comms(True)
+        # The root holds nothing; it lets the layers share one schedule of gathering.
+        fully_shard(body, mesh=self.mesh, ignored_params=set(body.parameters()))
+
+    def _is_layer(self, module: nn.Module) -> bool:
+        if self.layer_names:
+            return type(module).__name__ in self.layer_names
+        return isinstance(module, GradientCheckpointingLayer)
+
+
+def check_launcher() -> None:
+    """Check what the launcher has begun, before processes meet.
+
+    Raises:
+        ValueError: if it is DeepSpeed.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise ValueError(
+            "Expected a launcher's file with FSDP2, got DeepSpeed, whose engine holds one model "
+            "and one optimizer: take configs/zero2.yaml or configs/zero3.yaml, which spread the "
+            "same things through FSDP2."
+        )
+
+
+def asked_sharding(world: World, device: torch.device, quantization: str) -> Sharding | None:
+    """Return what the launcher's file asks for; None where every process holds all weights.
+
+    Raises:
+        ValueError: if it asks for what is not done.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP") != "true" or world.size == 1:
+        return None
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise ValueError("Expected fsdp_version 2 in the launcher's file: take configs/fsdp2.yaml.")
+    plugin = FullyShardedDataParallelPlugin()
+    _check(plugin, quantization)
+    return Sharding(
+        world=world,
+        mesh=init_device_mesh(device.type, (world.size,)),
+        reshard_after_forward=bool(plugin.reshard_after_forward),
+        layer_names=tuple(plugin.transformer_cls_names_to_wrap or ()),
+    )
+
+
+def _check(plugin: Any, quantization: str) -> None:
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    size_based = os.environ.get("FSDP_AUTO_WRAP_POLICY", "").upper() == "SIZE_BASED_WRAP"
+    for found, field, instead in (
+        (os.environ.get("FSDP_OFFLOAD_PARAMS") == "true", "fsdp_offload_params", "false"),
+        (plugin.cpu_ram_efficient_loading, "fsdp_cpu_ram_efficient_loading", "false"),
+        (
+            plugin.activation_checkpointing,
+            "fsdp_activation_checkpointing",
+            "false, and --gradient-checkpointing",
+        ),
+        (precision != "no", "mixed_precision", "'no', and --dtype"),
+        (size_based, "fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
+    ):
+        if found:
+            raise ValueError(
+                f"Expected another {field} in the launcher's file: write {instead}. See "
+                "configs/fsdp2.yaml."
+            )
+    if quantization != "none":
+        raise ValueError(
+            f"Expected quantization none with FSDP2, got {quantization}: take "
+            "configs/data_parallel.yaml, or leave out --quantization."
+        )
+
+
+def whole_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Gather what is spread, one tensor after the other; all processes must do so together.
+
+    Args:
+        tensors: by name, in one order in all processes.
+        keep: whether this process needs them; the others only give.
+
+    Returns:
+        Plain tensors, those that were spread on the CPU; nothing without `keep`.
+    """
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        gathered = tensor
+        if isinstance(tensor, DTensor):
+            gathered = tensor.full_tensor().detach()
+            gathered = gathered.cpu() if keep else gathered
+        if keep:
+            whole[name] = gathered
+    return whole
+
+
+def spread_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return a whole tensor spread as a parameter of its shape is; every process has it whole."""
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+        return tensor
+    tensor = tensor.to(parameter.device)
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], limit: float, world: World) -> Tensor:
+    """Scale gradients down to a norm over all of them, spread or not, and return their norm."""
+    parameters = list(parameters)
+    if not any(isinstance(parameter, DTensor) for parameter in parameters):
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    parts, own = [], []
+    for parameter in parameters:
+        if isinstance(parameter.grad, DTensor):
+            parts.append(parameter.grad.to_local())
+        elif parameter.grad is not None:
+            own.append(parameter.grad)
+    zero = torch.zeros((), device=parameters[0].device)
+    squares = world.total(sum((part.square().sum() for part in parts), zero))
+    norm = sum((gradient.square().sum() for gradient in own), squares).sqrt()
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch does
+    for gradient in (*parts, *own):
+        gradient.mul_(factor)
+    return norm
+
+
+def held_bytes(parameters: Iterable[Tensor]) -> int:
+    """Return what this process holds of parameters, in bytes."""
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
+    return sum(tensor.numel() * tensor.element_size() for tensor in local)

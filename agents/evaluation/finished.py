@@ -1,0 +1,87 @@
+"""Evaluate the policies of a run that is done, or under way, from its last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from agents.checks import check_run
+from agents.evaluation.answers import BATCH_SIZE, Decoding
+from agents.evaluation.rows import Evaluation
+from agents.evaluation.score import evaluate_policies, write_evaluation
+from agents.models.loading import pick_device
+from agents.records.checkpoint import load_checkpoint
+from agents.records.folder import iterations_done, list_checkpoints
+from agents.tasks import build_task
+from agents.terminal.hush import hushed
+from agents.training.trainer import Trainer
+
+
+@hushed()
+def evaluate(
+    run: str | Path,
+    *,
+    split: str = "",
+    num_queries: int = 512,
+    greedy: bool = False,
+    seed: int = 0,
+    k: Sequence[int] = (),
+    samples: int = 0,
+    batch_size: int = BATCH_SIZE,
+    device: str = "",
+) -> Evaluation:
+    """Score the policies of a run's last checkpoint: each alone, as a team, and the reference.
+
+    Args:
+        run: the run folder.
+        split: which queries, such as `train` or `test`; empty for the run's own `test_split`.
+        num_queries: how many, from the first.
+        greedy: take the most probable tokens only; else they are scored beside the sampled ones.
+        seed: of the sampling.
+        k: sizes for pass@k and majority@k, where the reward is 0 or 1.
+        samples: responses per query; 0 for the largest k, or 1.
+        batch_size: episodes in memory at a time; the figures do not depend on it.
+        device: where to compute; empty for the run's own.
+
+    Returns:
+        What is also written to `evaluation.json` in the run folder.
+
+    Raises:
+        ValueError: if the folder is not a run with a checkpoint, or a number is out of range.
+    """
+    folder = Path(run)
+    decoding = Decoding(
+        greedy=greedy,
+        greedy_too=not greedy,
+        k=tuple(k),
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    config = check_run(folder, split)
+    if device:
+        config = replace(config, device=device)
+    pick_device(config.device)  # says so before anything is loaded
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        raise ValueError(f"Expected a run with a checkpoint, got {folder}, which has none yet.")
+    if num_queries < 1:
+        raise ValueError(f"Expected at least 1 query, got {num_queries}.")
+    split = split or config.test_split
+    task = build_task(config.task, split, config.task_arguments)
+    state = load_checkpoint(checkpoints[-1])
+    trainer = Trainer(config)
+    trainer.load_state(*state)
+    evaluation = evaluate_policies(
+        config,
+        trainer.policies,
+        task,
+        trainer.reward,
+        split=split,
+        num_queries=num_queries,
+        decoding=decoding,
+    )
+    evaluation["iterations"] = iterations_done(folder)
+    write_evaluation(folder, evaluation)
+    return evaluation

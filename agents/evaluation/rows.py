@@ -1,0 +1,59 @@
+"""What an evaluation holds: figures with intervals, a row for each way to answer."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+Interval = tuple[float, float, float]
+"""Mean, lower and upper end of the 95 % bootstrap interval over queries."""
+
+
+DISTINCT_GROUP = 32
+"""Responses in which distinct-2 is counted: it depends on the number of texts."""
+
+
+class EvaluationRow(TypedDict):
+    """Figures of one way to answer: a policy alone, or behind its partners.
+
+    Of several samples per query their mean counts, so that intervals are over queries.
+    """
+
+    name: str
+    reward: Interval
+    kl: Interval
+    combined: Interval
+    length: Interval
+    distinct_2: Interval
+    greedy: NotRequired[Interval]
+    """Task reward of the most probable responses."""
+    gap: NotRequired[Interval]
+    """Prompt-bias gap: reward behind the partners minus reward alone, paired by query."""
+    pass_at: NotRequired[dict[str, Interval]]
+    """By k: probability that one of k responses is right; where the reward is 0 or 1."""
+    majority_at: NotRequired[dict[str, Interval]]
+    """By k > 1: probability that the majority of k responses is; with the reward `answer`."""
+
+
+class Evaluation(TypedDict):
+    """What `evaluation.json` holds."""
+
+    split: str
+    num_queries: int
+    greedy: bool
+    rows: list[EvaluationRow]
+    iterations: NotRequired[int]
+    """Behind the policies that were scored."""
+    samples: NotRequired[int]
+    """Responses per query and row, the greedy one not counted."""
+    k: NotRequired[list[int]]
+    """What was asked for."""
+
+
+def rates(row: EvaluationRow) -> dict[str, Interval]:
+    """Return the figures of a row that not every evaluation has, by their headings."""
+    found = {"greedy": row["greedy"]} if "greedy" in row else {}
+    found |= {f"pass@{k}": value for k, value in row.get("pass_at", {}).items()}
+    found |= {f"majority@{k}": value for k, value in row.get("majority_at", {}).items()}
+    if "gap" in row:
+        found["gap"] = row["gap"]
+    return found

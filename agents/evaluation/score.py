@@ -1,0 +1,169 @@
+"""Score policies on held-out queries: each alone, the team in turn, and the reference model.
+
+A policy that will be used is used alone: its figures as the pioneer, on `s0`, are those that count.
+All KL is exact, summed over the response, against the policy's own prompt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from agents.config.train import TrainConfig
+from agents.evaluation.answers import Answers, Decoding, collect_answers
+from agents.evaluation.rows import DISTINCT_GROUP, Evaluation, EvaluationRow, Interval
+from agents.evaluation.samples import references
+from agents.evaluation.tables import _Shown
+from agents.maths.figures import distinct_2, majority_at_k, pass_at_k
+from agents.maths.statistics import bootstrap_interval
+from agents.policies.llm import LLMPolicy
+from agents.records.rows import write_atomically
+from cory_env.rewards.answer import AnswerReward, final_number
+from cory_env.task import Task
+from cory_env.types import Reward
+
+
+def evaluate_policies(
+    config: TrainConfig,
+    policies: Mapping[str, LLMPolicy],
+    task: Task,
+    reward: Reward,
+    *,
+    split: str,
+    num_queries: int,
+    decoding: Decoding | None = None,
+) -> Evaluation:
+    """Score the reference, every policy alone, and every assignment of the team to the roles.
+
+    Args:
+        config: of the run: game switches, η, temperature.
+        policies: by name.
+        task: of the split to score on.
+        reward: to score with.
+        split: what to call it.
+        num_queries: the first queries of the task.
+        decoding: how responses are drawn; one sample per query if None.
+    """
+    decoding = decoding or Decoding()
+    examples = task.examples[:num_queries]
+
+    def answers(team: Sequence[LLMPolicy], how: Decoding) -> list[Answers]:
+        return collect_answers(config, team, task, reward, examples, how)
+
+    one = replace(decoding, greedy=True, greedy_too=False, k=(), samples=1)
+    rows: list[EvaluationRow] = []
+    counted: list[Answers] = []
+    for names, team in _teams(policies):
+        seats = answers(team, decoding)
+        best = answers(team, one) if decoding.greedy_too else None
+        for seat in range(min(1, len(team) - 1), len(team)):
+            row = _row(_row_name(names, seat), seats[seat], config.kl_coef)
+            if seat:
+                row["gap"] = _gap(seats[seat], names[seat], rows, counted)
+            if best:
+                row["greedy"] = bootstrap_interval(best[seat].rewards[0])
+            rows.append(row)
+            counted.append(seats[seat])
+    _add_rates(rows, counted, sorted(set(decoding.k)), vote=isinstance(reward, AnswerReward))
+    evaluation = Evaluation(
+        split=split,
+        num_queries=len(examples),
+        greedy=decoding.greedy,
+        rows=rows,
+        samples=decoding.count,
+        k=sorted(set(decoding.k)),
+    )
+    return cast("Evaluation", _Shown(evaluation))
+
+
+def write_evaluation(run: Path, evaluation: Evaluation) -> None:
+    """Write the `evaluation.json` of a run folder."""
+    write_atomically(run / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+
+
+def _teams(policies: Mapping[str, LLMPolicy]) -> Iterator[tuple[list[str], list[LLMPolicy]]]:
+    """Yield who answers: references and policies alone, then the team in every assignment."""
+    for name, policy in {**references(policies), **policies}.items():
+        yield [name], [policy]
+    order = list(policies)
+    for shift in range(len(order) if len(order) > 1 else 0):
+        names = order[shift:] + order[:shift]
+        yield names, [policies[name] for name in names]
+
+
+def _row_name(names: Sequence[str], seat: int) -> str:
+    return f"{names[seat]} after {', '.join(names[:seat])}" if seat else names[0]
+
+
+def _row(name: str, answers: Answers, kl_coef: float) -> EvaluationRow:
+    rewards, kls, lengths = (a.mean(0) for a in (answers.rewards, answers.kls, answers.lengths))
+    groups = [
+        distinct_2(texts[start : start + DISTINCT_GROUP])
+        for texts in answers.texts
+        for start in range(0, max(1, len(texts) - DISTINCT_GROUP + 1), DISTINCT_GROUP)
+    ]
+    return EvaluationRow(
+        name=name,
+        reward=bootstrap_interval(rewards),
+        kl=bootstrap_interval(kls),
+        combined=bootstrap_interval(rewards - kl_coef * kls),
+        length=bootstrap_interval(lengths),
+        distinct_2=bootstrap_interval(np.array(groups)),
+    )
+
+
+def _gap(
+    behind: Answers, name: str, rows: Sequence[EvaluationRow], answered: Sequence[Answers]
+) -> Interval:
+    alone = next(a for row, a in zip(rows, answered, strict=True) if row["name"] == name)
+    return bootstrap_interval(behind.rewards.mean(0) - alone.rewards.mean(0))
+
+
+def _add_rates(
+    rows: Sequence[EvaluationRow], answered: Sequence[Answers], sizes: Sequence[int], *, vote: bool
+) -> None:
+    """Add pass@k, and by vote majority@k, where every reward of every row is 0 or 1."""
+    if not all(np.isin(answers.rewards, (0, 1)).all() for answers in answered):
+        return
+    for row, answers in zip(rows, answered, strict=True):
+        count = len(answers.rewards)
+        right = answers.rewards.sum(0).astype(int).tolist()
+        if sizes:
+            row["pass_at"] = {
+                str(k): bootstrap_interval(np.array([pass_at_k(count, c, k) for c in right]))
+                for k in sizes
+            }
+        if vote and max(sizes, default=1) > 1:
+            others = wrong_votes(answers)
+            row["majority_at"] = {
+                str(k): bootstrap_interval(
+                    np.array(
+                        [
+                            majority_at_k(count, c, votes, k)
+                            for c, votes in zip(right, others, strict=True)
+                        ]
+                    )
+                )
+                for k in sizes
+                if k > 1
+            }
+
+
+def wrong_votes(answers: Answers) -> list[tuple[int, ...]]:
+    """For each query, how many responses give each of the wrong numbers."""
+    return [
+        tuple(
+            Counter(
+                number
+                for text, reward in zip(texts, rewards, strict=True)
+                if reward == 0 and (number := final_number(text)) is not None
+            ).values()
+        )
+        for texts, rewards in zip(zip(*answers.texts, strict=True), answers.rewards.T, strict=True)
+    ]

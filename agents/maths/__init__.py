@@ -1,0 +1,1 @@
+"""Pure functions, a twin in the tests each."""

@@ -1,0 +1,155 @@
+"""Adapters: low-rank updates on one frozen base model, one per policy.
+
+The reference is the base with all adapters off; it costs no memory of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from agents.distributed.sharding import Sharding
+from agents.models.backbone import Backbone
+from agents.models.kernels import speed_up_adapters
+from agents.models.loading import is_quantized
+
+
+class LoraBackbone(Backbone):
+    """One frozen base, one LoRA or DoRA adapter per policy (see `lora_config`)."""
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        names: Sequence[str],
+        *,
+        config: LoraConfig,
+        device: torch.device,
+        seed: int,
+        gradient_checkpointing: bool = False,
+        sharding: Sharding | None = None,
+    ):
+        super().__init__(base, tokenizer, device, sharding)
+        base.requires_grad_(False)
+        # peft draws the initial weights from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model: PeftModel = get_peft_model(base, config, adapter_name=names[0])  # type: ignore[assignment]
+            for name in names[1:]:
+                self.model.add_adapter(name, config)
+        speed_up_adapters(self.model)
+        if not is_quantized(base):  # those are loaded where they stay
+            self.model.to(device)
+        self.model.eval()
+        if gradient_checkpointing:
+            self._checkpoint_layers(base)
+        self._parameters: dict[str, dict[str, nn.Parameter]] = {
+            name: {
+                key.replace(f".{name}", ""): parameter
+                for key, parameter in self.model.named_parameters()
+                if f".{name}." in f"{key}."
+            }
+            for name in names
+        }
+        self._restore_gradients()
+        if sharding:
+            sharding.shard(base, base.base_model)
+
+    @contextmanager
+    def use_adapter(self, name: str | None) -> Iterator[PreTrainedModel]:
+        """Switch to a policy's adapter, or all adapters off."""
+        if name is None:
+            with self.model.disable_adapter():
+                yield self.base
+            self._restore_gradients()
+            return
+        if self.model.active_adapter != name:
+            self.model.set_adapter(name)
+            self._restore_gradients()
+        yield self.base
+
+    def _restore_gradients(self) -> None:
+        # peft turns gradients off for every adapter it deactivates. Two forwards under two adapters
+        # and one backward would leave the first without a gradient, and without an error.
+        for parameters in self._parameters.values():
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """Return the adapter's matrices."""
+        return self._parameters[name]
+
+    def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
+        """Write a peft adapter folder with its tokenizer; adapters are whole everywhere."""
+        if not writes:
+            return
+        # Base weights are frozen and of their own size: peft need not look for the base to compare.
+        self.model.save_pretrained(
+            str(folder), selected_adapters=[name], save_embedding_layers=False
+        )
+        # peft puts every adapter but one called "default" into a subfolder of its own.
+        for file in (folder / name).iterdir():
+            file.replace(folder / file.name)
+        (folder / name).rmdir()
+        # peft's card is a form to fill in, and names the base by its path on this machine.
+        (folder / "README.md").unlink(missing_ok=True)
+        self.tokenizer.save_pretrained(folder)
+
+
+def lora_config(
+    model: nn.Module,
+    rank: int,
+    *,
+    targets: Sequence[str] = ("all-linear",),
+    rank_pattern: Mapping[str, int] | None = None,
+    dora: bool = False,
+) -> LoraConfig:
+    """Return the settings of LoRA (Hu et al. 2021, arXiv 2106.09685) or DoRA (arXiv 2402.09353).
+
+    Args:
+        model: what will be adapted.
+        rank: r; α is 2r everywhere.
+        targets: last parts of the names of modules; `all-linear` is every linear layer but the
+            head: "LoRA Without Regret" (Schulman et al. 2025) finds that RL matches full
+            fine-tuning if the MLP is adapted, too.
+        rank_pattern: rank by part of a module's name, such as `layers.0` or `mlp`; the first that
+            fits counts.
+        dora: learn magnitudes apart from directions.
+
+    Raises:
+        ValueError: if a target or a pattern fits no module.
+    """
+    rank_pattern = rank_pattern or {}
+    names = [f".{name}." for name, _ in model.named_modules()]
+    for part in targets:
+        if part != "all-linear" and not any(name.endswith(f".{part}.") for name in names):
+            raise ValueError(_no_module("lora_targets", "end", part, model))
+    for part in rank_pattern:
+        if not any(f".{part}." in name for name in names):
+            raise ValueError(_no_module("lora_rank_pattern", "are in", part, model))
+    ranks = {rf"{re.escape(part)}(\..*)?": r for part, r in rank_pattern.items()}
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear" if "all-linear" in targets else list(targets),
+        rank_pattern=ranks,
+        alpha_pattern={part: 2 * r for part, r in ranks.items()},
+        use_dora=dora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _no_module(field: str, how: str, part: str, model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if not list(module.children())]
+    example = names[len(names) // 2]
+    return f"Expected parts in {field} that {how} module names such as {example}, got {part!r}."

@@ -1,0 +1,78 @@
+"""What lies in the folder of a model: which kind of policy, which weights, whose code.
+
+Weights are read as safetensors only: to read a pickle is to run what it says. Code that a model
+brings along is never run.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from agents.config.named_models import NAMED_MODELS
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+
+
+_NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def policy_kind(
+    folder: Path, wanted: str = "the folder of a policy"
+) -> Literal["adapter", "whole"]:
+    """Return whether a folder holds an adapter or a whole model.
+
+    Args:
+        folder: of a policy.
+        wanted: what the caller was to give, in its words.
+
+    Raises:
+        ValueError: if it holds neither; of a run, the policies in it are named.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        return "adapter"
+    final = folder if folder.name == "final" else folder / "final"
+    policies = sorted(str(path) for path in final.glob("llm_*"))
+    if policies:
+        found = f"{folder}: name {' or '.join(policies)}"
+    elif (folder / "metrics.jsonl").is_file():
+        found = f"the run {folder}, which is not finished: go on with `train TASK --resume`"
+    elif (folder / "config.json").is_file():
+        return "whole"
+    else:
+        found = f"{folder}, which {'holds none' if folder.is_dir() else 'is no folder'}"
+    raise ValueError(f"Expected {wanted}, such as runs/imdb/final/llm_0, got {found}.")
+
+
+def is_on_hub(model: str) -> bool:
+    """Return whether others find a model under this name: the hub's, and no folder here."""
+    ours = model in NAMED_MODELS or Path(model).exists()
+    return not ours and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) is not None
+
+
+def check_safetensors(folder: Path) -> None:
+    """Refuse a folder whose only weights are pickles.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    pickles = [name for name in pickles if name not in _NO_WEIGHTS]
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"Expected weights as safetensors, got {pickles[0]} in {folder}: reading a pickle can "
+            "run code. Where you trust it, load it with transformers or peft and save it again."
+        )
+
+
+def why_not(error: Exception) -> str:
+    """Return in one line what keeps transformers from loading a model."""
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own, which is not run"
+    if "use_safetensors=True" in str(error):
+        return "it has no weights as safetensors, and to read a pickle can run code"
+    return str(error).splitlines()[0]

@@ -1,0 +1,83 @@
+"""Make the backbone that a configuration asks for, and check that what it computes is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from agents.distributed.sharding import Sharding
+from agents.models.adapters import LoraBackbone, lora_config
+from agents.models.backbone import AdapterKind, Backbone, check_pieces, takes_wide_mask
+from agents.models.copies import FullBackbone
+from agents.models.kernels import speed_up
+from agents.models.loading import is_quantized
+from agents.models.precision import cast_parameters
+
+
+def make_backbone(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    *,
+    adapter: AdapterKind,
+    rank: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    targets: Sequence[str] = ("all-linear",),
+    rank_pattern: Mapping[str, int] | None = None,
+    gradient_checkpointing: bool = False,
+    sharding: Sharding | None = None,
+) -> Backbone:
+    """Build the backbone of a run around a base model.
+
+    Raises:
+        ValueError: if the model is of a kind that this package cannot run, or if the adapter does
+            not fit it.
+    """
+    quantized = is_quantized(base)
+    speed_up(base, device)
+    backbone: Backbone
+    if adapter == "full":
+        if quantized:
+            raise ValueError(
+                "Expected adapter lora or dora on a quantized base, whose weights cannot be "
+                "trained, got full: pass --adapter lora."
+            )
+        backbone = FullBackbone(
+            base,
+            tokenizer,
+            names,
+            dtype=dtype,
+            device=device,
+            gradient_checkpointing=gradient_checkpointing,
+            sharding=sharding,
+        )
+    else:
+        config = lora_config(
+            base, rank, targets=targets, rank_pattern=rank_pattern, dora=adapter == "dora"
+        )
+        if not quantized:
+            cast_parameters(base, dtype)
+        backbone = LoraBackbone(
+            base,
+            tokenizer,
+            names,
+            config=config,
+            device=device,
+            seed=seed,
+            gradient_checkpointing=gradient_checkpointing,
+            sharding=sharding,
+        )
+    exact = dtype == torch.float32 and not quantized
+    # Sums in another order: in float32 the last digits; eight bits of bfloat16 or of a quantized
+    # layer add up to a few per cent of the largest logit over the layers.
+    tolerance = 1e-3 if exact else 0.1
+    check_pieces(backbone, tolerance)
+    backbone.takes_wide_mask = device.type == "cuda" and takes_wide_mask(backbone, tolerance)
+    return backbone

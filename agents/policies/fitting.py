@@ -1,0 +1,57 @@
+"""Whether prompts fit, as far as that can be known before the first batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
+
+from agents.policies.llm import LLMPolicy
+from cory_env import Example
+from cory_env.game import Rules
+
+_LONGEST = 64
+"""Prompts that are read for each role: the longest by characters, which is nearly by tokens."""
+
+
+def check_prompts(
+    rules: Rules, examples: Sequence[Example], readers: Mapping[str, Sequence[LLMPolicy]]
+) -> None:
+    """Check that the longest prompts fit, those of observers behind responses of full length.
+
+    Args:
+        rules: of the game.
+        examples: what may be asked.
+        readers: who may have each role.
+
+    Raises:
+        ValueError: if one does not; it says what would help.
+    """
+    task = rules.task
+    for turn, role in enumerate(rules.roles):
+        earlier = [_full_response(rules, examples)] * (turn if rules.knowledge_transfer else 0)
+        prompts = [
+            task.observer_prompt(example.query, earlier)
+            if turn
+            else task.pioneer_prompt(example.query)
+            for example in examples
+        ]
+        longest = sorted(prompts, key=len)[-_LONGEST:]
+        try:
+            for prompt in longest:
+                rules.check_prompt(prompt, role)
+            for policy in {id(policy.backbone): policy for policy in readers[role]}.values():
+                policy.encode(longest, rules.max_new_tokens)
+        except ValueError as error:
+            if not earlier:
+                raise
+            raise ValueError(
+                f"{error} That is {role} behind {turn} responses of max_new_tokens="
+                f"{rules.max_new_tokens}: pass a lower --max-new-tokens, fewer --observers, or "
+                "--no-knowledge-transfer."
+            ) from error
+
+
+def _full_response(rules: Rules, examples: Sequence[Example]) -> str:
+    """Return a text of about as many tokens as a response may have."""
+    ids = rules.tokenizer.encode(max((e.query for e in examples), key=len), begin=False)
+    return rules.tokenizer.decode(list(islice(cycle(ids), rules.max_new_tokens)))

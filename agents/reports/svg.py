@@ -1,0 +1,471 @@
+"""The curves of a run as inline SVG.
+
+Every figure is a string of SVG for the body of an HTML page. Colours are CSS variables of that page
+(`--ink`, `--muted`, `--grid`, `--policy-0`, …), so that one drawing serves a light and a dark
+scheme; text stays text, in the page's font. Equal rows give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
+
+from agents.maths.figures import moving_mean, smoothing_window
+from agents.records.rows import HistogramRow, MetricRow, by_role, number, policy_names, role_swaps
+
+NUM_COLOURS = 6
+"""Policies beyond this many begin the palette anew."""
+
+
+# Stand-ins that Matplotlib accepts as colours and that become CSS variables in the SVG.
+_INK, _MUTED, _GRID = "#0b0c01", "#0b0c02", "#0b0c03"
+
+
+_POLICY_STAND_IN = 0x10
+
+
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
+    f"#0b0c{_POLICY_STAND_IN + index:02x}": f"--policy-{index}" for index in range(NUM_COLOURS)
+}
+
+
+_STAND_IN = re.compile("|".join(_VARIABLES))
+
+
+_WIDTH, _SMALL_WIDTH, _HEIGHT, _SMALL_HEIGHT, _BAND_HEIGHT = 5.0, 3.9, 2.75, 2.3, 0.085  # inches
+
+
+_LABEL_HEIGHT = 0.15  # inches
+
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.52, 0.52, 0.1, 0.4  # inches around the axes
+
+
+_MANY_SWAPS = 20
+"""From here on the lines that mark swaps pale, so that they do not hide the curves."""
+
+
+_PRINT_COLOURS = ("#0072b2", "#d55e00", "#00805e", "#b0518a", "#3a8fbf", "#8a6d00")
+"""Those of the page in its light scheme."""
+
+
+_STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+
+
+NUM_STYLES = len(_STYLES)
+"""Line styles for configurations of one colour."""
+
+
+_LEVELS = 8
+"""Shades of a heat map."""
+
+
+_MOST_COLUMNS = 60
+"""Longer runs have several iterations to a column of a heat map."""
+
+
+_SPREAD_TICKS = (-1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 8)
+
+
+_ROUND_STEPS = (1, 2, 2.5, 5, 10)
+
+
+def curve_svg(rows: Sequence[MetricRow], metric: str, *, small: bool = False) -> str:
+    """Draw one metric of every policy over the iterations.
+
+    A faint line for each iteration's value and a bold one for its moving mean; dotted lines where
+    the policies exchange roles; below, a band per policy: full where it is the pioneer, pale where
+    it observes.
+
+    Args:
+        rows: At least one metrics row.
+        metric: The part of the key after the policy, e.g. `task_reward`.
+        small: Draw for three panels in a row rather than two.
+    """
+    names = policy_names(rows)
+    num_bands = len(names) if len(names) > 1 else 0
+    size = (_SMALL_WIDTH, _SMALL_HEIGHT) if small else (_WIDTH, _HEIGHT)
+    figure, axes = _figure(*size, _BAND_HEIGHT * (num_bands + 1) if num_bands else 0.0)
+    axes.grid(visible=False, axis="x")
+    swaps = role_swaps(rows)
+    for swap in swaps:
+        line = axes.axvline(swap - 0.5, color=_MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
+        line.set_alpha(min(1.0, _MANY_SWAPS / len(swaps)))
+        line.set_gid(f"swap-{swap}")
+    ends = _lines(axes, rows, {name: _policy_colour(i) for i, name in enumerate(names)}, metric)
+    _limit_iterations(axes, rows)
+    _mark_zero(axes)
+    _label_ends(figure, axes, ends)
+    bottom = axes
+    if num_bands:
+        axes.tick_params(labelbottom=False)
+        bottom = _role_bands(figure, axes, rows, names)
+    _label_iterations(bottom)
+    return _svg(figure, f"{metric}-")
+
+
+def role_curve_svg(rows: Sequence[MetricRow], metric: str) -> str:
+    """Draw one metric of every role over the iterations, whichever policy has it."""
+    roles, renamed = by_role(rows)
+    first = len(policy_names(rows))
+    figure, axes = _figure(_SMALL_WIDTH, _SMALL_HEIGHT, 0.0)
+    axes.grid(visible=False, axis="x")
+    colours = {role: _policy_colour(first + index) for index, role in enumerate(roles)}
+    ends = _lines(axes, renamed, colours, metric)
+    _limit_iterations(axes, rows)
+    _mark_zero(axes)
+    labels = [(value, role.removesuffix("_0"), colour) for value, role, colour in ends]
+    _label_ends(figure, axes, labels)
+    _label_iterations(axes)
+    return _svg(figure, f"role-{metric}-")
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The runs of one configuration, to be drawn as a mean with the range around it."""
+
+    colour: int
+    """Number of the colour."""
+    lines: Sequence[Mapping[int, float]]
+    """Per run, value by iteration."""
+    style: int = 0
+    """Number of the line style."""
+
+
+def band_svg(bands: Sequence[Band], prefix: str) -> str:
+    """Draw the mean of each configuration's runs, and from the lowest to the highest run.
+
+    Args:
+        bands: At least one with a line; colours name them, there are no labels.
+        prefix: What ids begin with.
+    """
+    figure, axes = _figure(_WIDTH, _HEIGHT, 0.0)
+    axes.grid(visible=False, axis="x")
+    drawn = [iteration for band in bands for line in band.lines for iteration in line]
+    for band in bands:
+        iterations = sorted(set().union(*band.lines))
+        window = smoothing_window(len(iterations))
+        smoothed = np.array(
+            [
+                moving_mean([line.get(i, math.nan) for i in iterations], window)
+                for line in band.lines
+            ]
+        )
+        if not smoothed.size:
+            continue
+        known = np.isfinite(smoothed).any(axis=0)
+        steps, smoothed = np.array(iterations)[known], smoothed[:, known]
+        colour, marker = _policy_colour(band.colour), "o" if len(steps) < 3 else None
+        if len(band.lines) > 1:
+            low, high = np.nanmin(smoothed, axis=0), np.nanmax(smoothed, axis=0)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        mean = np.nanmean(smoothed, axis=0)
+        (line,) = axes.plot(steps, mean, color=colour, linewidth=1.9, marker=marker, markersize=4)
+        line.set_linestyle(_STYLES[band.style % NUM_STYLES])
+    _limit_iterations(axes, [{"iteration": min(drawn)}, {"iteration": max(drawn)}])
+    _mark_zero(axes)
+    _label_iterations(axes)
+    return _svg(figure, prefix)
+
+
+def heat_map_svg(
+    histograms: Sequence[HistogramRow], rows: Sequence[MetricRow], policy: str, quantity: str
+) -> str:
+    """Draw the histograms of one policy as columns of cells, the fuller the darker.
+
+    Args:
+        histograms: Rows of `histograms.jsonl`.
+        rows: The metrics, for the band that says when the policy is the pioneer.
+        policy: Whose.
+        quantity: `log_ratio` or `kl`.
+    """
+    names = policy_names(rows)
+    columns = _columns(histograms, f"{policy}/{quantity}")
+    edges = histograms[-1]["edges"][quantity]
+    figure, axes = _figure(_SMALL_WIDTH, _SMALL_HEIGHT, _BAND_HEIGHT * 2)
+    axes.grid(visible=False)
+    colour = _policy_colour(names.index(policy))
+    for level in range(1, _LEVELS + 1):
+        cells = [
+            Path([(x0, y), (x1, y), (x1, y + 1), (x0, y + 1), (x0, y)], closed=True)
+            for x0, x1, shares in columns
+            for y, share in enumerate(shares)
+            if math.ceil(_LEVELS * math.sqrt(share)) == level
+        ]
+        if cells:
+            patch = PathPatch(
+                Path.make_compound_path(*cells),
+                facecolor=colour,
+                alpha=level / _LEVELS,
+                linewidth=0,
+                snap=True,
+            )
+            axes.add_patch(patch)
+    axes.set_ylim(0, len(edges) - 1)
+    ticks = [tick for tick in _SPREAD_TICKS if edges[0] <= tick <= edges[-1]]
+    heights = [float(np.interp(tick, edges, range(len(edges)))) for tick in ticks]
+    axes.set_yticks(heights, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    _limit_iterations(axes, [{"iteration": row["iteration"]} for row in histograms])
+    axes.tick_params(labelbottom=False)
+    band = _role_bands(figure, axes, rows, [policy], first_colour=names.index(policy))
+    _label_iterations(band)
+    return _svg(figure, f"{policy}-{quantity}-")
+
+
+def _columns(
+    histograms: Sequence[HistogramRow], key: str
+) -> list[tuple[float, float, list[float]]]:
+    """First and last iteration of each column, widened by half, and the shares of its bins."""
+    known = [row for row in histograms if sum(row["counts"].get(key, ())) > 0]
+    each = math.ceil(len(known) / _MOST_COLUMNS) or 1
+    columns: list[tuple[float, float, list[float]]] = []
+    for part in (known[start : start + each] for start in range(0, len(known), each)):
+        counts = [sum(bins) for bins in zip(*(row["counts"][key] for row in part), strict=True)]
+        shares = [count / sum(counts) for count in counts]
+        columns.append((part[0]["iteration"] - 0.5, part[-1]["iteration"] + 0.5, shares))
+    return columns
+
+
+def _lines(
+    axes: Axes, rows: Sequence[MetricRow], colours: Mapping[str, str], metric: str
+) -> list[tuple[float, str, str]]:
+    """Draw a faint and a smoothed line per name; return where they end, with name and colour."""
+    iterations = [number(row, "iteration") for row in rows]
+    ends: list[tuple[float, str, str]] = []
+    for name, colour in colours.items():
+        values = [number(row, f"{name}/{metric}") for row in rows]
+        smoothed = moving_mean(values, smoothing_window(len(rows)))
+        marker = "o" if len(rows) < 3 else None
+        axes.plot(iterations, values, color=colour, linewidth=0.9, alpha=0.35)
+        axes.plot(iterations, smoothed, color=colour, linewidth=1.9, marker=marker, markersize=4)
+        if math.isfinite(smoothed[-1]):
+            ends.append((smoothed[-1], name, colour))
+    return ends
+
+
+def _limit_iterations(axes: Axes, rows: Sequence[MetricRow]) -> None:
+    first, last = number(rows[0], "iteration"), number(rows[-1], "iteration")
+    axes.set_xlim(first - 0.5, max(last, first + 1) + 0.5)
+    axes.margins(y=0.06)
+
+
+def _label_iterations(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=_ROUND_STEPS, integer=True))
+    axes.set_xlabel("iteration", labelpad=2)
+
+
+def plane_svg(rows: Sequence[MetricRow]) -> str:
+    """Draw each policy's path through the plane of KL and task reward, smoothed.
+
+    A ring where it starts, a dot where it is now. The further up and to the left, the better.
+    """
+    figure, axes = _figure(_WIDTH, _HEIGHT, 0.0)
+    window = smoothing_window(len(rows))
+    ends: list[tuple[float, str, str]] = []
+    for index, name in enumerate(policy_names(rows)):
+        kl = moving_mean([number(row, f"{name}/kl") for row in rows], window)
+        reward = moving_mean([number(row, f"{name}/task_reward") for row in rows], window)
+        points = [(x, y) for x, y in zip(kl, reward, strict=True) if math.isfinite(x + y)]
+        if not points:
+            continue
+        colour = _policy_colour(index)
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4)
+        axes.plot(*points[0], "o", markersize=6, markerfacecolor="none", color=colour)
+        axes.plot(*points[-1], "o", markersize=6, color=colour)
+        ends.append((points[-1][1], name, colour))
+    axes.margins(0.06)
+    _label_ends(figure, axes, ends)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=_ROUND_STEPS))
+    axes.set_xlabel("KL to the reference, nats", labelpad=2)
+    return _svg(figure, "plane-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """Where the runs of one variant are in the plane of KL and task reward."""
+
+    colour: int
+    """Number of the colour."""
+    runs: Sequence[tuple[float, float]]
+    """(KL, reward) of every run at its end."""
+    path: Sequence[tuple[float, float]]
+    """(KL, reward) along training, of all runs."""
+    means: Sequence[tuple[float, float]]
+    """(KL, reward) of every setting, the mean over its runs."""
+
+
+def clouds_svg(clouds: Sequence[Cloud]) -> str:
+    """Draw runs as dots, their training as dust, and a line through the means of the settings.
+
+    The further up and to the left, the better.
+    """
+    figure, axes = _figure(_WIDTH, _HEIGHT, 0.0)
+    for cloud in clouds:
+        colour = _policy_colour(cloud.colour)
+        if cloud.path:
+            axes.plot(*zip(*cloud.path, strict=True), "o", color=colour, alpha=0.25, markersize=1.5)
+        axes.plot(*zip(*cloud.runs, strict=True), "o", color=colour, alpha=0.5, markersize=4)
+        axes.plot(*zip(*sorted(cloud.means), strict=True), "o-", color=colour, markersize=7)
+    axes.margins(0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=_ROUND_STEPS))
+    axes.set_xlabel("KL to the reference, nats", labelpad=2)
+    return _svg(figure, "clouds-")
+
+
+def curves_png(rows: Sequence[MetricRow], path: FilePath) -> None:
+    """Write task reward, KL and combined reward of every policy, smoothed, as a picture."""
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    FigureCanvasAgg(figure)
+    iterations = [number(row, "iteration") for row in rows]
+    window = smoothing_window(len(rows))
+    panels = {"task_reward": "task reward", "kl": "KL, nats", "combined_reward": "combined reward"}
+    for axes, (metric, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for index, name in enumerate(policy_names(rows)):
+            values = [number(row, f"{name}/{metric}") for row in rows]
+            colour = _PRINT_COLOURS[index % NUM_COLOURS]
+            axes.plot(iterations, values, color=colour, linewidth=0.8, alpha=0.35)
+            axes.plot(iterations, moving_mean(values, window), color=colour, label=name)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("iteration")
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _figure(width: float, height: float, extra_height: float) -> tuple[Figure, Axes]:
+    """A canvas whose main axes have the same size whatever is to be drawn below them."""
+    height += extra_height
+    figure = Figure(figsize=(width, height))
+    FigureCanvasSVG(figure)
+    figure.patch.set_visible(False)
+    axes = figure.add_axes(
+        (
+            _LEFT / width,
+            (_BOTTOM + extra_height) / height,
+            1 - (_LEFT + _RIGHT) / width,
+            1 - (_TOP + _BOTTOM + extra_height) / height,
+        )
+    )
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=_ROUND_STEPS))
+    axes.grid(color=_GRID, linewidth=0.7)
+    _dress(axes)
+    return figure, axes
+
+
+def _dress(axes: Axes) -> None:
+    axes.patch.set_visible(False)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0, colors=_MUTED, labelsize=9)
+    axes.xaxis.label.set(color=_MUTED, fontsize=9)
+
+
+def _mark_zero(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    if low < 0 < high:
+        axes.axhline(0, color=_MUTED, linewidth=0.8)
+
+
+def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write each policy's name where its curve ends, pushed apart where two would overlap."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * _LABEL_HEIGHT / (axes.get_position().height * figure.get_figheight())
+    floor = -math.inf
+    for value, name, colour in sorted(ends):
+        height = max(value, floor)
+        floor = height + gap
+        axes.annotate(
+            name,
+            (1, height),
+            (4, 0),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _role_bands(
+    figure: Figure,
+    axes: Axes,
+    rows: Sequence[MetricRow],
+    names: Sequence[str],
+    first_colour: int = 0,
+) -> Axes:
+    """One thin band per policy under the curves."""
+    box = axes.get_position()
+    height = _BAND_HEIGHT * len(names) / figure.get_figheight()
+    gap = _BAND_HEIGHT / figure.get_figheight()
+    bands = figure.add_axes((box.x0, box.y0 - gap - height, box.width, height))
+    for index, name in enumerate(names):
+        for first, last, role in _stretches(rows, f"{name}/role"):
+            bands.broken_barh(
+                [(first - 0.5, last - first + 1)],
+                (-index - 0.42, 0.84),
+                color=_policy_colour(first_colour + index),
+                alpha=_role_opacity(role),
+                linewidth=0,
+            )
+    bands.set_xlim(axes.get_xlim())
+    bands.set_ylim(-len(names) + 0.5, 0.5)
+    bands.set_yticks([])
+    _dress(bands)
+    return bands
+
+
+def _stretches(rows: Sequence[MetricRow], key: str) -> list[tuple[float, float, str]]:
+    """Runs of iterations with one role: (first iteration, last iteration, role)."""
+    stretches: list[tuple[float, float, str]] = []
+    for row in rows:
+        iteration, role = number(row, "iteration"), str(row.get(key) or "")
+        if stretches and stretches[-1][2] == role:
+            stretches[-1] = (stretches[-1][0], iteration, role)
+        else:
+            stretches.append((iteration, iteration, role))
+    return stretches
+
+
+def _role_opacity(role: str) -> float:
+    """Full for the pioneer; the later an observer speaks, the paler."""
+    if not role.startswith("observer"):
+        return 1.0
+    seat = role.rpartition("_")[2]
+    return 0.3 / (1 + int(seat)) if seat.isdecimal() else 0.3
+
+
+def _policy_colour(index: int) -> str:
+    return f"#0b0c{_POLICY_STAND_IN + index % NUM_COLOURS:02x}"
+
+
+def _svg(figure: Figure, prefix: str) -> str:
+    """Write a figure as an `<svg>` element whose ids begin with `prefix`."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+        figure.savefig(buffer, format="svg")
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # HTML needs no namespaces and no fixed size; ids, styles and fonts are the page's; the metadata
+    # hold the date.
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', svg, count=1)
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r" font-family: [^;\"]*;", "", svg)
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+    svg = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}', svg).replace("url(#", f"url(#{prefix}")
+    return _STAND_IN.sub(lambda match: f"var({_VARIABLES[match[0]]})", svg).strip()

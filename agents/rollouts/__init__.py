@@ -1,0 +1,1 @@
+"""Episodes, and who earns what."""

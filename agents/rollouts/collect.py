@@ -1,0 +1,92 @@
+"""Collect episodes: one `generate` call per role, the reward called once for the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.engines.base import Engine
+from agents.engines.builtin import BuiltinEngine
+from agents.policies.llm import LLMPolicy
+from agents.rollouts.credit import split_credit
+from agents.types import Rollout, Turn
+from cory_env import Example
+from cory_env.task import Task
+from cory_env.tokenization import load_tokenizer
+from cory_env.vector import VectorEnv
+
+
+def collect(
+    games: VectorEnv,
+    policies: Mapping[str, LLMPolicy],
+    uniforms: Mapping[str, Tensor],
+    *,
+    engine: Engine | None = None,
+    examples: Sequence[Example] | None = None,
+    causal_credit: bool = True,
+    greedy: bool = False,
+) -> Rollout:
+    """Play one batch of episodes.
+
+    Args:
+        games: B episodes. Where a policy's tokenizer is not theirs, only its text crosses to the
+            others.
+        policies: who plays each role.
+        uniforms: the randomness of each role's responses, (B, T) from `draw_uniforms`.
+        engine: what generates; None for the policies themselves.
+        examples: (B,) what to ask; None to draw from the task.
+        causal_credit: leave out of an agent's reward what was decided before its turn.
+        greedy: take the most probable tokens.
+    """
+    engine = engine or BuiltinEngine()
+    prompts = games.reset(examples=examples)
+    played = []
+    while (role := games.agent_selection) is not None:
+        generated = engine.generate(
+            policies[role],
+            prompts,
+            max_new_tokens=games.rules.max_new_tokens,
+            uniforms=uniforms[role],
+            greedy=greedy,
+        )
+        played.append((role, prompts, generated.tokens))
+        # The game's own rules, read with the policy's tokenizer.
+        rules = replace(games.rules, tokenizer=load_tokenizer(policies[role].backbone.tokenizer))  # type: ignore[arg-type]
+        tokens = generated.tokens
+        rows = zip(tokens.response_ids.tolist(), tokens.response_mask.sum(1).tolist(), strict=True)
+        prompts = games.step([rules.response(ids[:length], role) for ids, length in rows])
+
+    device = played[0][2].response_ids.device
+    rewards = np.stack([games.task_rewards[role] for role, _, _ in played], axis=1)
+    turns = []
+    for seat, (role, prompts, tokens) in enumerate(played):
+        parts = split_credit(rewards, seat, games.rules.reward_sharing, causal=causal_credit)
+        now, later, own = (
+            torch.tensor(part, dtype=torch.float32, device=device)
+            for part in (*parts, rewards[:, seat])
+        )
+        turns.append(
+            Turn(
+                role=role,
+                policy=policies[role].name,
+                prompts=prompts,
+                responses=[response.text for response in games.responses[role]],
+                tokens=tokens,
+                task_rewards=own,
+                rewards_now=now,
+                rewards_later=later,
+            )
+        )
+    return Rollout(turns=tuple(turns), queries=[example.query for example in games.examples])
+
+
+def draw_examples(
+    task: Task, generator: np.random.Generator, count: int, group_size: int
+) -> list[Example]:
+    """Draw the examples of `count` episodes: groups of the same one, one after the other."""
+    drawn = [task.sample(generator) for _ in range(count // group_size)]
+    return [example for example in drawn for _ in range(group_size)]

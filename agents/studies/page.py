@@ -1,0 +1,218 @@
+"""The files of a comparison: results.json, two pictures for print, and the page of its runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from agents.maths.figures import moving_mean, smoothing_window
+from agents.records.provenance import read_provenance, version_name, versions
+from agents.records.rows import MetricRow, number, policy_names, read_metrics, write_atomically
+from agents.records.view import read_run
+from agents.reports.html import cell, colour_class, column_scale, escaped, interval_cell, panel
+from agents.reports.runs_page import Entry, write_page
+from agents.reports.svg import Cloud, clouds_svg
+from agents.studies.outcomes import Outcome, area_lines, run_mean, summary
+from agents.studies.plan import Job
+
+_PANELS = {"task_reward": "task reward", "kl": "KL, nats", "combined_reward": "combined reward"}
+
+
+_FIGURES = {"reward": "Task reward", "kl": "KL, nats", "combined": "Combined"}
+
+
+_MARKS = "osD^vP*X<>"
+
+
+_NAMED = 3
+"""Runs of one version that are named."""
+
+
+def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Path) -> Path:
+    """Write `results.json`, two pictures for print and `compare.html`; return the page."""
+    write_atomically(folder / "results.json", json.dumps(list(outcomes), indent=2) + "\n")
+    _curves_png(jobs, folder / "curves.png")
+    _plane_png(outcomes, folder / "plane.png")
+    lead = [_table(outcomes, version_lines(jobs)), _plane(outcomes)]
+    return write_page(_entries(jobs), folder / "compare.html", lead)
+
+
+def _entries(jobs: Sequence[Job]) -> list[Entry]:
+    """A colour for every variant, a line style for every setting."""
+    variants = list(dict.fromkeys(job.variant for job in jobs))
+    settings = list(dict.fromkeys(job.setting for job in jobs))
+    return [
+        Entry(
+            run=read_run(job.config.run_folder),
+            folder=job.config.run_folder,
+            label=job.name,
+            group=" ".join(filter(None, (job.variant, job.setting))),
+            colour=variants.index(job.variant),
+            style=settings.index(job.setting),
+        )
+        for job in sorted(jobs, key=lambda job: (variants.index(job.variant), job.setting))
+    ]
+
+
+def _table(outcomes: Sequence[Outcome], notes: Sequence[str]) -> str:
+    rows = summary(outcomes)
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    scales = {key: column_scale(row[key] for row in rows) for key in _FIGURES}
+    body = ""
+    for row in rows:
+        colour = colour_class(variants.index(row["variant"]))
+        when = f'<br><span class="when">{escaped(row["setting"])}</span>' if row["setting"] else ""
+        cells = [
+            *(interval_cell(row[key], scales[key], title) for key, title in _FIGURES.items()),
+            cell("–" if row["p"] is None else f"{row['p']:.3f}", "p"),
+            cell(f"{row['distinct_2'][0]:.2f}", "Distinct-2"),
+            cell(f"{row['collapsed']} of {row['policies']}", "Collapsed"),
+            cell(str(row["runs"]), "Runs"),
+        ]
+        name = f'<th scope="row">{escaped(row["variant"])}{when}</th>'
+        body += f'<tr class="{colour}">{name}{"".join(cells)}</tr>\n'
+    heads = (*_FIGURES.values(), "p", "Distinct-2", "Collapsed", "Runs")
+    head = "".join(f'<th scope="col">{title}</th>' for title in heads)
+    return (
+        '<section>\n<h2>Variants</h2>\n<p class="note">Policies alone on held-out queries: means '
+        "over seeds with 95 % bootstrap intervals; p is of the paired sign-flip test of the "
+        "combined reward against the first variant.</p>\n"
+        '<div class="wide"><table class="evaluation cardlike">\n'
+        f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
+        f'<ul class="plain">\n{_items(notes)}</ul>\n</section>'
+    )
+
+
+def _plane(outcomes: Sequence[Outcome]) -> str:
+    variants = list(dict.fromkeys(outcome["variant"] for outcome in outcomes))
+    names = "".join(
+        f'<li class="{colour_class(place)}">{escaped(variant)}</li>'
+        for place, variant in enumerate(variants)
+    )
+    clouds = [
+        _cloud(place, [outcome for outcome in outcomes if outcome["variant"] == variant])
+        for place, variant in enumerate(variants)
+    ]
+    figure = panel(
+        "Task reward against KL",
+        "Small dots: runs; dust: along their training; large dots and line: means of the settings. "
+        "Up and to the left is better.",
+        clouds_svg(clouds),
+    )
+    areas = ""
+    if len({outcome["setting"] for outcome in outcomes}) > 1:
+        areas = (
+            '<figure class="panel"><figcaption><h3>Area that the frontier dominates</h3>\n'
+            f'<ul class="plain">\n{_items(area_lines(outcomes))}</ul></figcaption></figure>\n'
+        )
+    return (
+        "<section>\n<h2>Reward and KL</h2>\n"
+        f'<ul class="legend">{names}</ul>\n<div class="panels">{figure}{areas}</div>\n</section>'
+    )
+
+
+def _cloud(colour: int, own: Sequence[Outcome]) -> Cloud:
+    return Cloud(
+        colour=colour,
+        runs=[_point(outcome) for outcome in own],
+        path=[(kl, reward) for outcome in own for reward, kl in outcome["path"]],
+        means=_setting_means(own),
+    )
+
+
+def _point(outcome: Outcome) -> tuple[float, float]:
+    return run_mean(outcome, "kl"), run_mean(outcome, "reward")
+
+
+def _setting_means(own: Sequence[Outcome]) -> list[tuple[float, float]]:
+    means: list[tuple[float, float]] = []
+    for setting in dict.fromkeys(outcome["setting"] for outcome in own):
+        points = [_point(outcome) for outcome in own if outcome["setting"] == setting]
+        kl, reward = np.mean(points, axis=0)
+        means.append((float(kl), float(reward)))
+    return means
+
+
+def version_lines(jobs: Sequence[Job]) -> list[str]:
+    """Return which versions of the code made the runs; nothing if it was one."""
+    made: dict[tuple[str, ...], list[Job]] = {}
+    for job in jobs:
+        made.setdefault(versions(read_provenance(job.config.run_folder)), []).append(job)
+    if len(made) == 1:
+        return []
+    lines = ["Several versions of the code made these runs:"]
+    for some in made.values():
+        more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+        named = ", ".join(job.name for job in some[:_NAMED])
+        name = version_name(read_provenance(some[0].config.run_folder))
+        lines.append(f"{name}: {named}{more}")
+    return lines
+
+
+def _items(lines: Sequence[str]) -> str:
+    return "".join(f"<li>{escaped(line)}</li>\n" for line in lines)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _dress(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plane_png(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Draw every run, dots along its training, and the line through the means of the settings."""
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    for index, variant in enumerate(dict.fromkeys(o["variant"] for o in outcomes)):
+        own = [outcome for outcome in outcomes if outcome["variant"] == variant]
+        colour, mark = f"C{index % 10}", _MARKS[index % len(_MARKS)]
+        points = [_point(outcome) for outcome in own]
+        axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.5, marker=mark)
+        for run in own:
+            if run["path"]:
+                rewards, kls = zip(*run["path"], strict=True)
+                axes.scatter(kls, rewards, s=2, color=colour, alpha=0.25, linewidths=0)
+        line = sorted(_setting_means(own))
+        axes.plot(*zip(*line, strict=True), color=colour, marker=mark, label=variant)
+    _dress(axes, "KL to the reference, nats", "task reward")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _curves_png(jobs: Sequence[Job], path: Path) -> None:
+    """Draw reward, KL and combined reward over iterations: all runs, and each variant's mean."""
+    groups: dict[str, list[list[MetricRow]]] = {}
+    for job in jobs:
+        label = " ".join(filter(None, (job.variant, job.setting)))
+        groups.setdefault(label, []).append(read_metrics(job.config.run_folder / "metrics.jsonl"))
+    figure = _figure(12, 3.6)
+    for axes, (metric, title) in zip(figure.subplots(1, 3), _PANELS.items(), strict=True):
+        for index, (label, runs) in enumerate(groups.items()):
+            curves = [[_over_policies(row, metric) for row in rows] for rows in runs]
+            for curve in curves:
+                axes.plot(curve, color=f"C{index % 10}", linewidth=0.5, alpha=0.3)
+            length = min(map(len, curves))
+            mean = np.mean([curve[:length] for curve in curves], axis=0).tolist()
+            smooth = moving_mean(mean, smoothing_window(length))
+            axes.plot(smooth, color=f"C{index % 10}", label=label)
+        _dress(axes, "iteration", title)
+    figure.axes[-1].legend(frameon=False, fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def _over_policies(row: MetricRow, metric: str) -> float:
+    names = policy_names([row])
+    return float(np.mean([number(row, f"{name}/{metric}") for name in names]))

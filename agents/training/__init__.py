@@ -1,0 +1,1 @@
+"""One iteration, and all of them."""

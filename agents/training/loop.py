@@ -1,0 +1,361 @@
+"""`train`: from a configuration to a run folder, iteration by iteration."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+
+from agents.checks import check_before_loading
+from agents.config.train import TrainConfig
+from agents.distributed.sharding import (
+    check_launcher,
+    whole_tensors,
+)
+from agents.distributed.world import World, join_world
+from agents.engines import make_engine
+from agents.errors import DivergenceError, EngineError
+from agents.evaluation.rows import Evaluation
+from agents.evaluation.samples import references, sample_texts
+from agents.evaluation.score import evaluate_policies, write_evaluation
+from agents.evaluation.tables import print_evaluation
+from agents.maths.schedules import schedule_factor
+from agents.models.loading import pick_device
+from agents.policies.llm import LLMPolicy
+from agents.publishing.cards import write_cards
+from agents.records.checkpoint import (
+    check_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from agents.records.folder import (
+    begun,
+    check_run_folder,
+    is_finished,
+    list_checkpoints,
+    read_config,
+)
+from agents.records.provenance import facts, record
+from agents.records.rows import (
+    MetricRow,
+    number,
+    policy_names,
+    read_metrics,
+    read_samples,
+    write_atomically,
+)
+from agents.reports.run_page import write_report
+from agents.rewards.classifier import ClassifierReward
+from agents.terminal.hush import hushed
+from agents.terminal.interrupts import Interrupted, deferred_interrupts
+from agents.terminal.streams import go_on, lasting_streams
+from agents.training.trainer import Trainer
+from agents.watching.display import print_before_after
+from agents.watching.logger import MetricLogger
+from agents.watching.trackers import check_trackers, open_trackers
+from cory_env import RewardError
+from cory_env.names import known_arguments
+
+MAX_SKIPPED = 10
+"""Updates in a row without a finite loss and gradient after which a run is given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run that has ended."""
+
+    folder: Path
+    metrics: list[MetricRow]
+    """One row per iteration."""
+    evaluation: Evaluation | None
+    """On held-out queries; None if it was interrupted or asked for none."""
+    stopped_by: int
+    """Number of the signal that stopped it before its last iteration; 0 if none did."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it stopped at a checkpoint before its last iteration."""
+        return self.stopped_by != 0
+
+    def __repr__(self) -> str:
+        """Return where it is and how it ended."""
+        last = self.metrics[-1] if self.metrics else {}
+        parts = [repr(str(self.folder)), f"{len(self.metrics)} iterations"]
+        parts += ["interrupted"] * self.interrupted
+        for name in policy_names([last]):
+            reward, kl = (number(last, f"{name}/{key}") for key in ("task_reward", "kl"))
+            parts.append(f"{name}: reward {reward:.3f}, KL {kl:.3f}")
+        return f"Run({', '.join(parts)})"
+
+
+@known_arguments
+@hushed()
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Train, writing the run folder as it goes.
+
+    Processes that `accelerate launch` has started share the work; the first one writes. A run that
+    is finished and is asked for no more iterations is only read. Where nobody reads the output any
+    more, the run goes on.
+
+    Args:
+        config: what to do.
+        resume: go on from the last checkpoint of `config.run_folder`.
+        overwrite: replace the run that is in `config.run_folder`, once the new one has begun.
+        console: where to show progress.
+
+    Raises:
+        ValueError: if the configuration or the run folder is unusable; nothing has been written
+            then.
+        EngineError: if the engine is unusable, or fails; in a run, the iterations before are saved.
+    """
+    _check(config)
+    with lasting_streams(go_on):
+        return _train(config, resume, overwrite, console or Console())
+
+
+def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console) -> Run:
+    check_launcher()
+    world = join_world(pick_device(config.device))
+    folder = config.run_folder
+    check_run_folder(config, resume=resume, overwrite=overwrite)
+    check_trackers(config)
+    finished = resume and is_finished(config)
+    world.any(False)  # nobody writes before everybody has checked
+    if not world.writes:
+        console = Console(quiet=True)
+    if finished:
+        return _read_finished(config, console)
+    trainer = Trainer(config, world)
+    done = _restore(trainer, folder) if resume else 0
+    trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, world.rank)
+    if done:
+        _say_new_schedule(read_config(folder), config, done, console)
+    if isinstance(trainer.reward, ClassifierReward):
+        console.print(f"The reward is the {trainer.reward.description}.")
+    with (
+        begun(folder, resume=resume) if world.writes else nullcontext(lambda: None) as begin,
+        world.together(),
+        closing(trainer.engine),
+        TemporaryDirectory() as scratch,
+    ):
+        out = folder if world.writes else Path(scratch)
+        if world.writes:
+            _write_start(trainer, config, done)
+        trackers = open_trackers(config, done, console) if world.writes else ()
+        with (
+            MetricLogger(out, config.iterations, console=console, trackers=trackers) as logger,
+            deferred_interrupts() as stop,
+        ):
+            done = _learn(trainer, folder, logger, done, stop, begin=begin)
+            stopped_by = max(world.gather_list(stop), default=0) if done < config.iterations else 0
+    return _end(trainer, done, stopped_by, console)
+
+
+def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
+    """Write what there is to write at the end of a run, then show it."""
+    world, folder = trainer.world, trainer.config.run_folder
+    with world.together():
+        evaluation = None if stopped_by else _finish(trainer, folder)
+    if world.writes:
+        report = write_report(folder)
+        if stopped_by:
+            console.print(
+                f"Interrupted after {done} iterations, saved; go on with --resume. See {report}."
+            )
+        else:
+            print_before_after(read_samples(folder / "samples.jsonl"), console)
+            if evaluation:
+                print_evaluation(evaluation, console)
+            console.print(f"The run is in {folder}, its page is {report}.")
+    world.any(False)  # the first one has written all that the others may read
+    metrics = read_metrics(folder / "metrics.jsonl")
+    return Run(folder=folder, metrics=metrics, evaluation=evaluation, stopped_by=stopped_by)
+
+
+def _write_start(trainer: Trainer, config: TrainConfig, done: int) -> None:
+    text = json.dumps(config.to_json(), indent=2) + "\n"
+    write_atomically(config.run_folder / "config.json", text)
+    made_by = facts(pick_device(config.device).type)
+    if isinstance(trainer.reward, ClassifierReward):
+        made_by["reward"] = trainer.reward.description
+    record(config.run_folder, done, made_by)
+
+
+def _read_finished(config: TrainConfig, console: Console) -> Run:
+    """Say that there is nothing to do, and return the run as it is."""
+    folder = config.run_folder
+    check_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
+    console.print(
+        f"The run in {folder} is finished: all {config.iterations} iterations are done. Pass "
+        f"--resume with more --iterations to go on; its page is {folder / 'report.html'}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    evaluation = None
+    if config.evaluation_queries:
+        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    metrics = read_metrics(folder / "metrics.jsonl")
+    return Run(folder=folder, metrics=metrics, evaluation=evaluation, stopped_by=0)
+
+
+def _say_new_schedule(
+    before: TrainConfig, config: TrainConfig, done: int, console: Console
+) -> None:
+    """Say where the learning rate goes on if the schedule has another last iteration now."""
+    if done >= config.iterations or before.iterations == config.iterations:
+        return
+    old, new = (
+        config.learning_rate * schedule_factor(c.schedule, done, c.iterations, c.warmup)
+        for c in (before, config)
+    )
+    if old != new:
+        console.print(
+            f"The {config.schedule} schedule ends at iteration {config.iterations} now, not at "
+            f"{before.iterations}: the learning rate goes on at {new:.3g} instead of {old:.3g}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _check(config: TrainConfig) -> None:
+    """Check the configuration before anything is loaded.
+
+    Raises:
+        ValueError: if it is none, or what it names is not there.
+    """
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"Expected a TrainConfig, got {config!r}: write train(TrainConfig(task=…, …))."
+        )
+    check_before_loading(config)
+
+
+def _learn(
+    trainer: Trainer,
+    folder: Path,
+    logger: MetricLogger,
+    done: int,
+    stop: Sequence[int],
+    *,
+    begin: Callable[[], None],
+) -> int:
+    """Iterate until the end or an interrupt; return the number of iterations done.
+
+    Args:
+        trainer: in the state of after `done` iterations.
+        folder: of the run.
+        logger: of its rows.
+        done: iterations behind it.
+        stop: not empty once it is to end early.
+        begin: is called once there is a row.
+    """
+    config, saved = trainer.config, done or None
+    logger.truncate_after(done - 1)
+    if done == 0:
+        logger.samples(_samples(trainer, 0, references(trainer.policies)))
+    while done < config.iterations and not trainer.world.any(bool(stop)):
+        before = trainer.state()
+        try:
+            row = trainer.iterate(done)
+        except (RewardError, EngineError, ValueError):
+            # Nothing has been learnt yet: the weights are those of before the iteration.
+            if done:
+                _save(trainer, folder, done, before)
+            raise
+        logger.log(row, trainer.histograms.row(done))
+        begin()
+        done += 1
+        if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
+            _save(trainer, folder, done, trainer.state())
+            raise DivergenceError(
+                f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row "
+                f"without; the run is saved in {folder}. Begin anew with a lower "
+                "--learning-rate, or look for a reward that grows without bound."
+            )
+        if done == config.iterations or done % config.sample_every == 0:
+            logger.samples(_samples(trainer, done, trainer.policies))
+        if done % config.save_every == 0:
+            _save(trainer, folder, done, trainer.state())
+            saved = done
+    if done == 0:
+        raise Interrupted(max(trainer.world.gather_list(stop)))  # there is nothing to save
+    if saved != done:
+        _save(trainer, folder, done, trainer.state())
+    return done
+
+
+def _save(
+    trainer: Trainer, folder: Path, done: int, state: tuple[dict[str, Tensor], dict[str, Any]]
+) -> None:
+    tensors, meta = state
+    tensors = whole_tensors(tensors, keep=trainer.world.writes)
+    if trainer.world.writes:
+        save_checkpoint(folder / "checkpoints", done, tensors, meta, trainer.config.keep)
+
+
+def _restore(trainer: Trainer, folder: Path) -> int:
+    """Take up the last checkpoint, if there is one, and return the number of iterations done."""
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        return 0
+    path = checkpoints[-1]
+    trainer.load_state(*load_checkpoint(path))
+    return int(path.name.removeprefix("step_"))
+
+
+def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]) -> list[Any]:
+    return sample_texts(
+        policies,
+        trainer.test_task,
+        trainer.reward,
+        iteration=iteration,
+        max_new_tokens=trainer.games.rules.max_new_tokens,
+    )
+
+
+def _finish(trainer: Trainer, folder: Path) -> Evaluation | None:
+    """Write the final policies, evaluate them and write their cards."""
+    _write_final(trainer.policies, folder, trainer.world)
+    config, evaluation = trainer.config, None
+    if config.evaluation_queries:
+        evaluation = evaluate_policies(
+            config,
+            trainer.policies,
+            trainer.test_task,
+            trainer.reward,
+            split=config.test_split,
+            num_queries=config.evaluation_queries,
+        )
+        evaluation["iterations"] = config.iterations
+    if trainer.world.writes:
+        if evaluation:
+            write_evaluation(folder, evaluation)
+        write_cards(folder)
+    return evaluation
+
+
+def _write_final(policies: Mapping[str, LLMPolicy], folder: Path, world: World) -> None:
+    """Write `final/`, whole or not at all."""
+    temporary = folder / ".final.tmp"
+    if world.writes:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for name, policy in policies.items():
+        policy.backbone.save_pretrained(name, temporary / name, writes=world.writes)
+    if world.writes:
+        shutil.rmtree(folder / "final", ignore_errors=True)
+        os.replace(temporary, folder / "final")

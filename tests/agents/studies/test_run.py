@@ -1,0 +1,245 @@
+"""Comparisons: what is planned, run, resumed, counted and shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agents.cli.main import main
+from agents.config.train import TrainConfig
+from agents.records.rows import read_metrics
+from agents.studies.outcomes import (
+    Outcome,
+    area_lines,
+    hypervolumes,
+    print_summary,
+    summary,
+    training_path,
+)
+from agents.studies.plan import VARIANTS, Grid, plan
+from agents.studies.run import check_stored_plans, finished
+
+SMALL = (
+    *("--iterations", "2", "--batch-size", "8", "--minibatch-size", "8", "--epochs", "1"),
+    *("--evaluation-queries", "8", "--sample-every", "9", "--save-every", "1"),
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_a_configuration_that_differs_in_what_it_says(variant):
+    base = TrainConfig(task="toy", model="tiny", adapter="full")
+    (job,) = plan(base, Grid(variants=(variant,), seeds=1), Path("out"))
+    changed = {k for k, v in job.config.to_json().items() if v != base.to_json()[k] and k != "out"}
+    assert changed <= set(VARIANTS[variant])
+    assert changed or all(getattr(base, k) == v for k, v in VARIANTS[variant].items())
+
+
+def test_plans_have_every_variant_value_and_seed_once_the_first_seeds_first():
+    grid = Grid(variants=("ppo", "rloo"), seeds=2, kl_coefs=(0.1, 0.2), learning_rates=(1e-3,))
+    jobs = plan(TrainConfig(seed=5), grid, Path("out"))
+    assert len(jobs) == len({job.config.out for job in jobs}) == 8
+    assert [job.config.seed for job in jobs] == [5] * 4 + [6] * 4
+    first = jobs[0]
+    assert first.config.out == "out/runs/ppo/kl_coef=0.1,learning_rate=0.001/5"
+    assert (first.config.kl_coef, first.config.learning_rate) == (0.1, 1e-3)
+    assert jobs[2].config.algorithm == "rloo"
+
+
+def test_a_value_of_0_is_a_value():
+    jobs = plan(TrainConfig(), Grid(variants=("ppo",), seeds=1, kl_coefs=(0.0, 0.1)), Path("out"))
+    assert [job.config.kl_coef for job in jobs] == [0.0, 0.1]
+
+
+def test_a_run_that_never_began_is_planned_anew(tmp_path):
+    def job(kl_coef: float):
+        base = TrainConfig(task="toy", kl_coef=kl_coef)
+        return plan(base, Grid(variants=("ppo",), seeds=1), tmp_path)[0]
+
+    folder = job(0.1).config.run_folder
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(job(0.1).config.to_json()))
+    check_stored_plans([job(0.2)])
+    (folder / "metrics.jsonl").write_text('{"iteration": 0}\n')
+    with pytest.raises(ValueError, match=r"kl_coef=0\.1"):
+        check_stored_plans([job(0.2)])
+
+
+def test_a_run_evaluated_on_its_way_is_not_finished(tmp_path):
+    job = plan(TrainConfig(task="toy", iterations=2), Grid(variants=("ppo",), seeds=1), tmp_path)[0]
+    folder = job.config.run_folder
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text('{"iteration": 0}\n')
+    assert not finished(job)
+    (folder / "metrics.jsonl").write_text('{"iteration": 0}\n{"iteration": 1}\n')
+    assert finished(job)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"), [("episodes", [60, 60, 60]), ("compute", [120, 60, 40])]
+)
+def test_equal_compute_is_as_many_responses(budget, expected):
+    grid = Grid(variants=("ppo", "cory-mappo", "three"), seeds=1, budget=budget)
+    jobs = plan(TrainConfig(iterations=60), grid, Path("out"))
+    assert [job.config.iterations for job in jobs] == expected
+
+
+def outcome(variant: str, seed: int, reward: float, kl: float, setting: str = "") -> Outcome:
+    figures = {"reward": reward, "kl": kl, "combined": reward - kl, "length": 9.0, "distinct_2": 1}
+    more = {**figures, "reward": reward + 2, "combined": reward + 2 - kl}
+    return Outcome(
+        variant=variant,
+        setting=setting,
+        seed=seed,
+        policies={"llm_0": figures, "llm_1": more},
+        reference={"reward": 0.0, "kl": 0.0, "combined": 0.0, "length": 9.0, "distinct_2": 1.0},
+        collapsed=[],
+        path=[(reward + 3, kl)],
+        seconds=1.0,
+    )  # fmt: skip
+
+
+def test_the_summary_by_hand():
+    runs = [outcome("a", seed, reward, 1) for seed, reward in enumerate([1, 2, 3])]
+    runs += [outcome("b", seed, reward, 1) for seed, reward in enumerate([2, 3, 4])]
+    first, second = summary(runs)
+    assert first["reward"][0] == 3  # the policies of a run are 1 above its first one on average
+    assert second["reward"][0] == 4
+    assert first["p"] is None
+    assert second["p"] == 2 / 8  # only all signs and their opposite reach a gap of 3
+    assert first["policies"] == 6
+    assert summary([*runs[:3], *runs[3:5]])[1]["p"] is None  # a seed is missing
+
+
+def test_no_figure_of_the_table_is_cut_on_a_narrow_screen(capsys):
+    name = "individual-solo-kl-and-much-more"
+    runs = [outcome(name, 0, 12.345, 98.7, s) for s in ("kl_coef=0.07", "learning_rate=0.0002")]
+    runs += [outcome(name, 1, 10.345, 88.7, s) for s in ("kl_coef=0.07", "learning_rate=0.0002")]
+    print_summary(runs, Console(width=80))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    squeezed = " ".join(shown.split())
+    assert "variant n reward KL, nats reward − η KL dist-2 lost p" in squeezed
+    assert "2 12.35 ±1.00 93.7 ±5.0 -81.36 ±4.00 1.00 0/4" in squeezed
+
+
+def test_areas_by_hand():
+    runs = [outcome("a", 0, 1, 1, "x"), outcome("a", 0, 2, 3, "y"), outcome("b", 0, 0, 4, "x")]
+    # mean rewards 2 and 3 above the reference's 0, ceiling 4 nats: 2 x (4 - 1) + 1 x (4 - 3)
+    assert hypervolumes(runs) == {"a": [7.0], "b": [0.0]}
+    # Along training rewards were 4 and 5 at the same KL.
+    assert hypervolumes(runs, early=True) == {"a": [4 * 3 + 1 * 1], "b": [0.0]}
+    lines = area_lines([*runs, outcome("a", 1, 1, 1), outcome("b", 1, 0, 4)])
+    assert lines[0].startswith("a: area of the frontier 6.50 [6.00, 7.00], with early stops 12.50")
+    assert lines[1].endswith("p 0.500"), "two pairs of one sign: two of four patterns"
+    # A mean reward of 1/4 at 1 nat, under a ceiling of 2 nats; nothing better along training.
+    small = [outcome("a", 0, -0.75, 1, "x"), outcome("a", 0, -1, 2, "y")]
+    small = [{**run, "path": []} for run in small]
+    assert area_lines(small) == [
+        "a: area of the frontier 0.250 [0.250, 0.250], with early stops 0.250 [0.250, 0.250]"
+    ]
+
+
+def test_a_path_is_of_the_pioneer_in_blocks():
+    roles = ["pioneer_0"] * 6 + ["observer_0"] * 4 + ["pioneer_0"] * 5
+    rows = [
+        {"llm_0/role": role, "llm_0/task_reward": float(i), "llm_0/kl": 2.0 * i}
+        for i, role in enumerate(roles)
+    ]
+    # Iterations 0 to 4, then 5 and 10 to 13; one is left over.
+    assert training_path(rows) == [(2.0, 4.0), (10.2, 20.4)]
+
+
+def test_a_comparison_runs_goes_on_and_is_shown(tmp_path, capsys):
+    out = tmp_path / "compared"
+    arguments = ["compare", "toy", "--variants", "ppo", "cory-mappo", "--seeds", "2", *SMALL]
+    assert main([*arguments, "--out", str(out), "--jobs", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "4/4 " in shown
+    assert "cory-mappo" in shown
+    results = json.loads((out / "results.json").read_text())
+    assert [(r["variant"], r["seed"], len(r["policies"])) for r in results] == [
+        *[("ppo", 0, 1), ("cory-mappo", 0, 2), ("ppo", 1, 1), ("cory-mappo", 1, 2)]
+    ]
+    evaluation = json.loads((out / "runs/ppo/base/1/evaluation.json").read_text())
+    alone = next(row for row in evaluation["rows"] if row["name"] == "llm_0")
+    assert results[2]["policies"]["llm_0"]["reward"] == alone["reward"][0]
+    page = (out / "compare.html").read_text()
+    assert "<img" not in page
+    for run in ("ppo/base/0", "cory-mappo/base/1"):
+        assert f'href="runs/{run}/report.html"' in page
+    times = {p: p.stat().st_mtime for p in out.rglob("step_2/*")}
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert "4 of 4 runs are finished" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime for p in out.rglob("step_2/*")} == times
+    assert main([*arguments, "--out", str(out), "--kl-coef", "0.7"]) == 2
+    assert "kl_coef" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_is_reported_and_stops_no_other(tmp_path, capsys):
+    out = tmp_path / "compared"
+    broken = out / "runs/ppo/base/0/checkpoints/step_1"
+    broken.mkdir(parents=True)
+    arguments = ["compare", "toy", "--variants", "ppo", "ippo", "--seeds", "1", *SMALL]
+    assert main([*arguments, "--out", str(out)]) == 1
+    shown = capsys.readouterr().out
+    assert "ppo seed 0: FAILED" in shown
+    assert [r["variant"] for r in json.loads((out / "results.json").read_text())] == ["ippo"]
+    assert "Expected a whole checkpoint" in (out / "runs/ppo/base/0/log.txt").read_text()
+
+
+def test_an_interrupt_saves_every_run_and_a_second_call_goes_on(tmp_path):
+    out = tmp_path / "compared"
+    flags = [*SMALL, "--iterations", "400", "--save-every", "1000"]
+    command = [sys.executable, "-m", "agents", "compare", "toy", "--variants", "ppo", "--seeds",
+               "2", "--jobs", "2", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
+    rows = [out / f"runs/ppo/base/{seed}/metrics.jsonl" for seed in (0, 1)]
+    until = time.monotonic() + 120
+    while not all(p.exists() and p.read_text().count("\n") > 2 for p in rows):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    done = [len(read_metrics(path)) for path in rows]
+    saved = [next((p.parent / "checkpoints").iterdir()).name for p in rows]
+    assert saved == [f"step_{n}" for n in done]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--variants", "nothing"), "a variant or an algorithm"),
+        (("--seeds", "0"), "seeds to be at least 1"),
+        (("--evaluation-queries", "0"), "evaluation_queries to be at least 1"),
+        (("--kl-coefs", "much"), "much"),
+        (("--nonsense", "1"), "--nonsense"),
+        (("--jobs", "-1"), "jobs to be at least 0"),
+        (("--variants", "ppo", "ppo"), "each of variants once"),
+        (("--kl-coef", "0.5", "--kl-coefs", "0.1", "0.2"), "leave out --kl-coef"),
+        (("--variants", "ppo", "rloo", "--algorithm", "grpo"), "each of ppo, rloo sets"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, message, tmp_path, capsys):
+    assert main(["compare", "toy", *arguments, "--out", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_only_lists(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["compare", "toy", "--seeds", "1", "--dry-run", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("to do") == 3
+    assert not out.exists()

@@ -9,7 +9,16 @@ from tests.portability import SETTING, files_of_numbers, fingerprint, table
 
 def test_all_that_trains_or_compares_numbers_is_found():
     names = {path.rsplit("test_", 1)[1].removesuffix(".py") for path in files_of_numbers()}
-    assert names >= {"learning", "gradients", "kernels", "policy", "ppo", "precision", "world"}
+    assert names >= {
+        "golden",
+        "learning",
+        "gradients",
+        "kernels",
+        "policy",
+        "ppo",
+        "precision",
+        "world",
+    }
     assert not names & {"tables", "answer", "game"}
 
 

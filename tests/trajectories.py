@@ -33,11 +33,11 @@ PLAY = "--play"
 """For the process that trains one side."""
 
 SMALL = (
-    "--device cpu --dtype float32 --iterations 3 --batch-size 8 --minibatch-size 4 --sample-every 2"
+    "--device cpu --dtype float32 --batch-size 8 --minibatch-size 4 --sample-every 2"
     " --evaluation-queries 0"
 )
-TOY = f"toy {SMALL} --epochs 2 --swap-every 2"
-IMDB = f"imdb {SMALL} --epochs 1 --swap-every 2 --max-new-tokens 6"
+TOY = f"toy {SMALL} --iterations 3 --epochs 2 --swap-every 1"
+IMDB = f"imdb {SMALL} --iterations 2 --epochs 1 --swap-every 1 --max-new-tokens 6"
 VARIED = (
     "--observers 2 --critic-body own --value-normalization --reward-scaling normalize --kl k1"
     " --kl-target 0.2 --schedule cosine --warmup 1 --top-p 0.9 --temperature 0.8"
@@ -52,10 +52,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "toy, gspo, one policy": (f"{TOY} --algorithm gspo --observers 0",),
     "toy, resumed": (
         f"{TOY} --iterations 2 --adapter lora --critic-body policy",
-        f"{TOY} --iterations 4 --adapter lora --critic-body policy --resume",
+        f"{TOY} --iterations 3 --adapter lora --critic-body policy --resume",
     ),
     "imdb, mappo, lora": (f"{IMDB} --algorithm mappo --evaluation-queries 4",),
-    "imdb, grpo, full": (f"{IMDB} --algorithm grpo --adapter full",),
+    "imdb, grpo, full": (f"{IMDB} --algorithm grpo --adapter full --learning-rate 2e-4",),
     "imdb, happo, lora": (f"{IMDB} --algorithm happo --handover value --critic-body own",),
     "imdb, as it is": ("imdb --iterations 1 --evaluation-queries 0",),
 }
@@ -146,7 +146,7 @@ def play_here(out: Path, names: Sequence[str]) -> None:
         for line in RUNS[name]:
             words = ["agents", "train", *line.split(), "--out", str(folder_of(out, name))]
             log = out / "log.txt"
-            log.parent.mkdir(exist_ok=True)
+            log.parent.mkdir(parents=True, exist_ok=True)
             process = multiprocessing.get_context("fork").Process(
                 target=command_line, args=(words, log)
             )

@@ -14,7 +14,7 @@ def test_all_that_trains_or_compares_numbers_is_found():
         "learning",
         "gradients",
         "kernels",
-        "policy",
+        "llm",
         "ppo",
         "precision",
         "world",

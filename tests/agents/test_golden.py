@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.cli import main as command_line
+from agents.cli.main import main as command_line
 from tests.trajectories import RUNS, TIMES, folder_of, read_lines
 
 PATH = Path(__file__).parents[1] / "golden" / "trajectories.json"

@@ -1,4 +1,4 @@
-"""What can be found out about a run before torch is loaded and anything is written."""
+"""Checks of a run before torch is loaded and a file is written: splits, model, reward, plug-ins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may go wrong in a run without anybody's input being wrong."""
+"""Failures of a run that are no mistake of the user; those are `ValueError`s."""
 
 
 class DivergenceError(RuntimeError):

@@ -1,4 +1,4 @@
-"""Tasks with the options that a command line or a configuration gives them."""
+"""Build a task with its options, and turn a wrong option into a `ValueError` of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of the learner hand to each other.
+"""The batches that the rooms of the learner hand to each other: plain data.
 
 Axis legend, used in every docstring of the package: B episodes, T response tokens, L prompt tokens,
 V vocabulary, D hidden width. A mask is True where an entry counts. Rewards, KL and combined rewards
@@ -62,10 +62,10 @@ class Turn:
     task_rewards: Tensor
     """(B,) the policy's own task reward."""
     rewards_now: Tensor
-    """(B,) the part of the shared reward that is decided by this turn (with `shared` credit, also
-    by earlier ones)."""
+    """(B,) the agent's share of the task rewards of this turn; with `credit="shared"` of earlier
+    turns, too."""
     rewards_later: Tensor
-    """(B,) the part that later turns decide."""
+    """(B,) the agent's share of the task rewards of later turns; see `rollouts/credit.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""The switches which every form of the environment shares, and the rules that they describe."""
+"""Keyword arguments that every form of the environment takes, and the `Rules` made from them.
+
+The forms are `aec`, `parallel`, `seat` and `vector`. The rules themselves are in `cory_env.game`.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,14 @@ class GameOptions(TypedDict, total=False):
 
 
 def check_options(options: Mapping[str, object], *own: str) -> None:
-    """Check the names of the switches that a form of the environment is given.
+    """Check the names of keyword arguments before they are passed to `make_rules`.
 
     Args:
-        options: what is handed on to `make_rules`.
-        own: the arguments of the form itself.
+        options: the keyword arguments.
+        own: the names of further arguments, which the form itself takes.
 
     Raises:
-        TypeError: if there is no such switch; says which one was probably meant.
+        TypeError: if there is no such argument; says which one was probably meant.
     """
     known = list(GameOptions.__annotations__)
     for name in options:
@@ -75,8 +78,9 @@ def make_rules(
         reward_sharing: `"collective"` (the sum), `"mean"`, `"individual"`, or a number c for own
             plus c times the others'.
         knowledge_transfer: whether observers see the earlier responses.
-        swap_every: episodes after which the roles move on by one agent; agents are then called
-            `llm_0`, `llm_1`, …
+        swap_every: episodes between two role exchanges, in which every agent takes the next role;
+            agents are then called `llm_0`, `llm_1`, … None for no exchange and agents that are
+            called by their role.
         reward: a registered name or a callable; None for the task's own.
         tokenizer: see `load_tokenizer`; None for the task's own, or else the embedded one.
         max_new_tokens: longest response; None for the task's own limit.

@@ -1,4 +1,7 @@
-"""What a field of the configuration may be given as: one type each, and what plainly means it."""
+"""Field types of the configuration: convert what a user gives, or refuse it in one line.
+
+Ranges and rules across fields are checked in `agents.config.train`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _REGISTER = {
     "reward": 'cory_env.register_reward("mine")(lambda: …)',
     "algorithm": 'agents.algorithms.register_algorithm("mine")(…)',
 }
-"""What is known by its name, and how it gets one."""
+"""Fields that hold a registered name, and how to register one."""
 
 
 def plain_value(name: str, kind: Any, value: object) -> Any:

@@ -25,7 +25,7 @@ def check_source(kind: str, word: str, names: Iterable[str]) -> None:
 
     Args:
         kind: what is looked for, such as `model`.
-        word: what somebody wrote.
+        word: what the user wrote.
         names: those that need no files.
 
     Raises:

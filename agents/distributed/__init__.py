@@ -1,1 +1,1 @@
-"""Ranks that share the work."""
+"""Several processes: ranks and sharded layers."""

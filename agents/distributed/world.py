@@ -1,8 +1,9 @@
-"""The processes that train together; by default one, which is the whole world.
+"""Ranks of data-parallel training and the collectives over them; one process is a world of size 1.
 
-Every process holds all weights, draws the same random numbers for the whole batch, and plays and
-learns its own rows of it; what is computed over a batch (moments, losses, gradients) is computed
-over everybody's rows. So the number of processes changes the time a run takes, and nothing else.
+Every rank holds all weights and draws the same random numbers for the whole batch. It plays and
+learns its own rows. Moments, losses and gradients are reduced over the rows of all ranks. So the
+number of ranks changes the time of a run and, but for rounding, nothing else. Layers that are
+sharded over the ranks are the business of `sharding.py`.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _LOST = re.compile(r"/gloo/|NCCL|Connection (closed|reset)")
 
 
 class World:
-    """Who we are among the processes, and what all of them know together.
+    """The rank of this process, and gathers and sums over all ranks.
 
     Attributes:
         rank: of this process, from 0.
-        size: number of processes.
+        size: number of ranks.
     """
 
     def __init__(self, rank: int = 0, size: int = 1):
@@ -41,28 +42,28 @@ class World:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the process that writes files and talks to people."""
+        """Whether this rank writes files and prints; only rank 0 does."""
         return self.rank == 0
 
     def rows(self, count: int) -> slice:
-        """Return this process's share of `count` rows; the processes' number divides it."""
+        """Return the rows of this rank out of `count`, which the number of ranks divides."""
         share = count // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Return everybody's values, in the order of ranks, along the first dimension."""
+        """Return the values of all ranks, concatenated along the first dimension in rank order."""
         if self.size == 1:
             return values
         return torch.cat([part.to(values.device) for part in self._gathered(values.cpu())])
 
     def gather_list(self, items: Sequence[T]) -> list[T]:
-        """Return everybody's items, in the order of ranks."""
+        """Return the items of all ranks, in rank order."""
         return (
             list(items) if self.size == 1 else [i for part in self._gathered(items) for i in part]
         )
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes of a tensor of one shape."""
+        """Return the sum of a tensor over all ranks; its shape is the same on each."""
         if self.size == 1:
             return values
         total = values.clone()
@@ -70,9 +71,9 @@ class World:
         return total
 
     def total_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by the sum over all processes; a missing one counts as 0.
+        """Replace every gradient by its sum over all ranks; a missing gradient counts as 0.
 
-        Those of parameters that are spread over the processes are sums already.
+        Gradients of sharded parameters are sums already.
         """
         parameters = [p for p in parameters if not isinstance(p, DTensor)]
         if self.size == 1 or not parameters:
@@ -89,7 +90,7 @@ class World:
             gradient.copy_(total)  # type: ignore[union-attr]
 
     def any(self, holds: bool) -> bool:
-        """Return whether it holds for any process."""
+        """Return whether `holds` is true on any rank."""
         return bool(self.total(torch.tensor(float(holds), device=self._device)) > 0)
 
     @property
@@ -109,7 +110,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Turn what torch raises about a process that is gone, wherever, into our one line."""
+        """Raise a `ProcessError` of one line in place of torch's errors about a lost process."""
         try:
             yield
         except RuntimeError as error:
@@ -126,7 +127,7 @@ class World:
 
 
 def join_world(device: torch.device) -> World:
-    """Return the processes that `accelerate launch` (or torchrun) has started; one without it."""
+    """Return the world that `accelerate launch` or torchrun has started; size 1 without them."""
     from accelerate import PartialState
 
     state = PartialState(cpu=device.type == "cpu")

@@ -1,7 +1,7 @@
 """What an engine is, and what engines other than the learner's own model have in common.
 
 Such an engine gets token ids and gives token ids back, with the log-probs they were sampled with:
-nothing is tokenized twice. What it returns is checked before anybody learns from it.
+nothing is tokenized twice. What it returns is checked before a policy learns from it.
 """
 
 from __future__ import annotations

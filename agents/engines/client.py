@@ -1,4 +1,6 @@
-"""What a vLLM server is told, and what it answers: its HTTP protocol and nothing else.
+"""HTTP client of a vLLM server: completions, the model it serves, adapters.
+
+It sends and receives token ids, and knows neither policies nor the game.
 
 Sources: vllm-project/vllm, vllm/entrypoints/openai/completion/protocol.py at 002032ee
 (`CompletionRequest`, `CompletionResponseChoice`), vllm/entrypoints/openai/models/serving.py at
@@ -26,46 +28,46 @@ START = (
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --enable-lora "
     "--generation-config vllm --logprobs-mode processed_logprobs"
 )
-"""How a server is to be started; docs/engines.md has the whole line."""
+"""The command that starts a server; docs/engines.md explains its flags."""
 
 
 class ServedModel(NamedTuple):
     """The base model of a server."""
 
     name: str
-    """What requests call it."""
+    """Its name in requests."""
     source: str
     """The folder, or the name on the hub, that it was loaded from."""
     max_tokens: int
-    """Longest prompt and response together."""
+    """Most tokens of a prompt and its response together."""
 
 
 class StatusError(EngineError):
-    """The server has answered that it cannot do what it was asked."""
+    """The server has answered a request with an HTTP error."""
 
 
 class VLLMClient:
-    """Speaks with one server. An API key is taken from the environment variable VLLM_API_KEY."""
+    """Client of one server; the environment variable VLLM_API_KEY holds its API key, if any."""
 
     def __init__(self, url: str, *, timeout_s: float = 600.0, retries: int = 3, pause_s: float = 1):
-        """Take note of the address; nothing is sent yet.
+        """Store the address; no request is sent yet.
 
         Args:
             url: such as `http://localhost:8000`, with or without `/v1`.
-            timeout_s: how long one answer may take.
-            retries: how often a request whose connection is lost is repeated; a response is the
-                same every time, since its seed is sent along.
-            pause_s: before the first repetition; each further pause is twice as long.
+            timeout_s: longest wait for one answer.
+            retries: how often a request is sent again after its connection was lost. The request
+                holds a seed, so the response is the same every time.
+            pause_s: seconds before the first retry; every later pause is twice as long.
         """
         self.url = url.rstrip("/").removesuffix("/v1")
         self._timeout_s = timeout_s
         self._retries = retries
         self._pause_s = pause_s
-        # The server is a neighbour: a proxy to the outside would not find it.
+        # The server is in the local network, which a proxy to the internet cannot reach.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def base_model(self) -> ServedModel:
-        """Ask for the model that adapters are put on."""
+        """Return the base model, to which adapters are added."""
         reply = self._json("/v1/models")
         try:
             [card] = [card for card in reply["data"] if not card.get("parent")]
@@ -77,10 +79,10 @@ class VLLMClient:
             ) from error
 
     def load(self, adapter: Adapter) -> None:
-        """Let the server read an adapter."""
+        """Make the server load an adapter from its folder."""
         body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
         try:
-            # Not repeated: if only the answer was lost, the name would be refused as taken.
+            # No retry: had only the answer been lost, the server would refuse the name as taken.
             self._send("/v1/load_lora_adapter", body, retries=0)
         except StatusError as error:
             raise EngineError(
@@ -90,19 +92,22 @@ class VLLMClient:
             ) from error
 
     def unload(self, adapter: Adapter) -> None:
-        """Let the server forget an adapter; it may be on its last legs, so not for long."""
+        """Make the server drop an adapter.
+
+        Waits ten seconds at most: a run that ends must not hang on a server that is shutting down.
+        """
         body = {"lora_name": adapter.name}
         self._send("/v1/unload_lora_adapter", body, retries=0, timeout_s=min(10, self._timeout_s))
 
     def complete(self, prompt: Sequence[int], **options: Any) -> Sampled:
-        """Let the server continue one prompt.
+        """Sample a response to one prompt.
 
         Args:
             prompt: token ids.
             options: further fields of the request.
 
         Raises:
-            EngineError: if it does not answer, refuses, or answers in another form.
+            EngineError: if the server does not answer, refuses, or answers in another form.
         """
         reply = self._json("/v1/completions", {"prompt": list(prompt), **options})
         try:

@@ -1,1 +1,1 @@
-"""How good a policy is."""
+"""Policies scored on held-out queries."""

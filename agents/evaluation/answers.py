@@ -1,7 +1,7 @@
-"""Responses of a team to a list of queries: several to each, some episodes at a time.
+"""Play a team on a list of queries, several responses to each, some episodes at a time.
 
-What a response becomes depends on the seed and on its own place in the list, and not on how many
-episodes are in memory together.
+A response depends on the seed and on its place in the list. It does not depend on the number of
+episodes in memory. Figures are made of the responses in `score.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Evaluate the policies of a run that is done, or under way, from its last checkpoint."""
+"""`evaluate`: score the policies of a run from its last checkpoint, be it finished or under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What an evaluation holds: figures with intervals, a row for each way to answer."""
+"""Types of an evaluation, as `evaluation.json` holds it: a row per policy and way to answer.
+
+Every figure is a mean with the ends of its interval.
+"""
 
 from __future__ import annotations
 

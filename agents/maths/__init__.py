@@ -1,1 +1,1 @@
-"""Pure functions, a twin in the tests each."""
+"""Pure functions, each with a brute-force twin in the tests."""

@@ -1,4 +1,4 @@
-"""What the tokens of a response have earned, and against what that is measured: pure functions.
+"""Rewards per token, returns, GAE, whitening and group baselines: pure functions of tensors.
 
 Every function over (B, T) tensors takes the response mask (True = counts) and never lets a masked
 entry through.

@@ -1,4 +1,7 @@
-"""Distributions over tokens, and how far one is from another: pure functions of tensors."""
+"""Distributions over tokens: nucleus, log-probs, entropy and KL divergence; pure functions.
+
+KL as a penalty, its coefficient and its place in reward or loss, is in `agents.algorithms`.
+"""
 
 from __future__ import annotations
 

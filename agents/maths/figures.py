@@ -1,4 +1,7 @@
-"""Figures about texts and samples, series of numbers and time, without torch or Matplotlib."""
+"""Figures: distinct-2, pass@k, majority@k, finite and moving means, wall time.
+
+Plain Python without torch, numpy or Matplotlib. Intervals and tests are in `statistics.py`.
+"""
 
 from __future__ import annotations
 

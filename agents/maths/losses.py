@@ -1,4 +1,4 @@
-"""What a step minimises, per token and over its tokens: pure functions of tensors.
+"""The clipped losses of policy and critic, and how losses are summed over tokens: pure functions.
 
 Every function over (B, T) tensors takes the response mask (True = counts) and never lets a masked
 entry through.

@@ -1,4 +1,7 @@
-"""Running mean and variance of everything seen so far; they follow the policy, or the critic."""
+"""Running mean and variance of a stream of values, which scale rewards and values.
+
+A policy or a critic owns its moments and keeps them when roles are exchanged.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class Moments:
-    """Mean and variance of all values taken in, merged batch by batch.
+    """Mean and variance of all values so far, updated batch by batch.
 
     Source: Chan, Golub & LeVeque 1979, "Updating Formulae and a Pairwise Algorithm", eq. 2.1.
     """
@@ -21,7 +24,7 @@ class Moments:
     """Sum of squared differences to the mean."""
 
     def update(self, values: Tensor) -> None:
-        """Take in a batch of values of any shape."""
+        """Add a batch of values of any shape."""
         values = values.double()
         count, mean = values.numel(), float(values.mean())
         total, difference = self.count + count, mean - self.mean
@@ -37,9 +40,9 @@ class Moments:
         return std if std > 1e-6 else 1.0
 
     def normalized(self, values: Tensor) -> Tensor:
-        """Return the values with mean 0 and variance 1, as far as they are like those seen."""
+        """Return the values shifted by the mean and divided by the standard deviation so far."""
         return (values - self.mean) / self.std
 
     def restored(self, values: Tensor) -> Tensor:
-        """Return normalised values as they were."""
+        """Return the values that `normalized` was given."""
         return values * self.std + self.mean

@@ -1,4 +1,4 @@
-"""In what order rows are learnt from, and how learning rates rise and fall over a run."""
+"""Schedules: the order of the rows in minibatches, and the factor of learning rates over a run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Base models and what is trained of them."""
+"""Base models, adapters, copies and critics."""

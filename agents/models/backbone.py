@@ -1,11 +1,11 @@
-"""The models of a run: one base with named LoRA adapters, or one full copy per policy.
+"""Backbone: the language models of a run by policy name, up to their hidden states and logits.
 
-A backbone answers for every policy and for the reference model, whose name is None. With LoRA the
-reference is the base with all adapters off; with full fine-tuning it is a frozen copy.
-`use_adapter` is the only place that switches adapters.
+This is the base class. `LoraBackbone` (adapters.py) holds one frozen base and an adapter per
+policy, `FullBackbone` (copies.py) one full copy per policy. The reference model is asked for by the
+name None. Sampling and scoring are in `agents.policies`.
 
-Nothing here knows an architecture: hidden states come from the body of a model, logits from the
-model's own forward pass over them, and `check_pieces` refuses a model that does not fit.
+Nothing here depends on an architecture. Hidden states come from the body of a model, and logits
+from the model's own forward pass over them. `check_pieces` refuses a model where that is wrong.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Backbone(ABC):
         """(K,) int64 rows of the head that stand for no token; they have probability 0."""
         self.sharding = sharding
         self.takes_wide_mask = False
-        """Whether a mask of its own for each new token is understood; only asked on a GPU."""
+        """Whether `hidden` takes a mask of its own for each new token; only tested on a GPU."""
         self._running: str | None = None
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Backbone(ABC):
     def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
         """Write a folder that transformers and peft load alone.
 
-        Where layers are spread over processes, all must call it; one of them writes.
+        With sharded layers all ranks must call it; one of them writes.
         """
 
     @property
@@ -79,13 +79,17 @@ class Backbone(ABC):
         """Return the transformers configuration of the language model."""
         return self.base.config.get_text_config(decoder=True)
 
-    def anybody(self, alive: Tensor) -> bool:
-        """Return whether a response (B,) bool goes on, so that one more token is needed.
+    def any_alive(self, alive: Tensor) -> bool:
+        """Return whether some response has not ended, so that one more token must be sampled.
 
-        Processes that gather layers from each other must run them equally often.
+        Sharded layers are gathered from all ranks, so all ranks must run them equally often: then
+        the responses of all ranks count.
+
+        Args:
+            alive: (B,) bool, of this rank.
         """
-        goes_on = bool(alive.any())
-        return self.sharding.world.any(goes_on) if self.sharding else goes_on
+        here = bool(alive.any())
+        return self.sharding.world.any(here) if self.sharding else here
 
     @property
     def quantized(self) -> bool:

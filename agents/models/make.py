@@ -1,4 +1,7 @@
-"""Make the backbone that a configuration asks for, and check that what it computes is meant."""
+"""Build a backbone around a base model, and check it against the model's own logits.
+
+The base model itself is loaded in `loading.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who answers."""
+"""Policies: language models that sample responses and score them."""

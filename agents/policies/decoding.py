@@ -82,7 +82,7 @@ def decode_stepwise(
         tokens, chosen = pick(backbone.logits(name, hidden), uniforms[:, t])
         columns.append((tokens, chosen, alive))
         alive = alive & ~torch.isin(tokens, backbone.stop_ids)
-        if not backbone.anybody(alive):
+        if not backbone.any_alive(alive):
             break
         ids = tokens[:, None]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)

@@ -1,4 +1,4 @@
-"""Whether prompts fit, as far as that can be known before the first batch."""
+"""Check before the first batch that prompts and responses fit the contexts of their policies."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What leaves the run folder."""
+"""What leaves the run folder: model cards, merged models, uploads."""

@@ -1,1 +1,1 @@
-"""What is read afterwards."""
+"""Pages about runs, read afterwards."""

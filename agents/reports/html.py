@@ -1,7 +1,7 @@
-"""The parts that pages about runs share: reading a run folder, the frame, figures and intervals.
+"""HTML that all pages about runs share: the frame, panels, cells and intervals.
 
 A page is one file of HTML without scripts that needs no network. All text is escaped: what a model
-wrote is shown, never obeyed.
+wrote is shown, never obeyed. Curves are in `svg.py`, and run folders are read in `agents.records`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Rewards that need a model."""
+"""Rewards that need torch."""

@@ -1,1 +1,1 @@
-"""Episodes, and who earns what."""
+"""Batches of episodes, and the credit of each agent."""

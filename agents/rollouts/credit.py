@@ -1,4 +1,7 @@
-"""What an agent is paid, split into what its own turn decides and what later turns decide."""
+"""Credit: an agent's shared reward, split into the rewards of its own turn and of later turns.
+
+How rewards are shared is a rule of the game (`cory_env.game.share`).
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,19 @@ from cory_env.types import Float64Array
 def split_credit(
     task_rewards: Float64Array, seat: int, sharing: RewardSharing, *, causal: bool
 ) -> tuple[Float64Array, Float64Array]:
-    """Split what an agent is paid into what its turn decides and what later turns decide.
+    """Split an agent's shared reward into the rewards of its own turn and of later turns.
 
-    What was decided before its turn is a constant of the state it acts in: left out, the expected
-    gradient is the same and its variance smaller.
+    The rewards of earlier turns are a constant of the state that the agent acts in. Leaving them
+    out keeps the expected gradient and lowers its variance.
 
     Args:
         task_rewards: (B, A) in turn order.
         seat: the agent's place in turn order.
         sharing: how rewards are shared.
-        causal: leave out what earlier turns decided, instead of counting it to the agent's own.
+        causal: leave out the rewards of earlier turns, instead of adding them to those of its own.
 
     Returns:
-        (B,) now and (B,) later; with `causal` false their sum is the agent's reward.
+        (B,) now and (B,) later; without `causal` their sum is the agent's whole shared reward.
     """
     decided = np.zeros_like(task_rewards)
     later = np.zeros_like(task_rewards)

@@ -1,1 +1,1 @@
-"""Many runs, compared."""
+"""Studies: variants of one configuration over seeds."""

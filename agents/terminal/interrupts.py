@@ -1,7 +1,9 @@
-"""Signals that ask a process to end, at a moment of our choosing.
+"""Handlers for the signals that ask a process to end: SIGINT, SIGTERM and SIGHUP.
 
-Ctrl-C, the `SIGTERM` of a scheduler, and the `SIGHUP` of a terminal that is closed. The exit code
-of a command that one has ended is 128 plus its number, as shells have it: 130, 143, 129.
+Ctrl-C sends the first, a scheduler the second, a terminal that closes the third. A signal raises
+`Interrupted` at once (`prompt_interrupts`), or after the iteration that it arrives in
+(`deferred_interrupts`). What is saved then is decided by the training loop. Exit codes are those of
+POSIX shells: 128 plus the number of the signal, so 130, 143 and 129.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGPIPE = 13
-"""Of a reader that is gone; Windows has the case, but no such signal."""
+"""Number of the signal for a reader that has closed our output. Windows has no such signal, but its
+readers go away, too."""
 
 
 _SAME_S = 1.0
+"""Seconds after the first signal in which further ones count as copies of it."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has ended what was going on."""
+    """A signal has asked the process to end; `number` is the signal's."""
 
     def __init__(self, number: int):
         """Keep the number of the signal."""
@@ -30,13 +34,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_code(number: int) -> int:
-    """Return the exit code of a command that a signal has ended."""
+    """Return the exit code of a command that was ended by a signal."""
     return 128 + number
 
 
 @contextmanager
 def prompt_interrupts() -> Iterator[None]:
-    """Let each of the signals raise `Interrupted` at once, so that cleaning up gets its turn."""
+    """Raise `Interrupted` as soon as a signal arrives, so that `finally` blocks run."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
@@ -47,10 +51,10 @@ def prompt_interrupts() -> Iterator[None]:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[list[int]]:
-    """Collect the first signal, so that no iteration is cut; the second one raises.
+    """Record the first signal, so that the iteration can finish; raise `Interrupted` on the second.
 
-    What follows within a second is the same one: launchers of several processes pass on what the
-    terminal has already sent to all of them.
+    A signal within a second of the first counts as a copy of it: the terminal sends Ctrl-C to all
+    processes, and a launcher forwards it to them once more.
     """
     caught: list[int] = []
     begun = -math.inf
@@ -82,9 +86,10 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 
 def _asking() -> list[signal.Signals]:
-    """Return the signals that ask to end, without those that `nohup` and its kin keep away.
+    """Return the signals to handle: all but those that are ignored, as `nohup` does with SIGHUP.
 
-    SIGINT is there in any case: shells let background jobs ignore it, though not for good.
+    SIGINT is always handled: a shell makes its background jobs ignore it, and they may come to the
+    foreground later.
     """
     known = signal.Signals.__members__
     others = [known[name] for name in ("SIGTERM", "SIGHUP") if name in known]

@@ -1,4 +1,4 @@
-"""Standard streams that end nothing: what cannot be shown is left out.
+"""Standard streams whose failures do not end a run.
 
 A character that a stream cannot encode becomes a question mark. A reader that goes away (`| head`,
 a `tee` that is killed, a terminal that is closed) is noticed once; later output goes nowhere. So

@@ -1,6 +1,6 @@
 """Tables of figures that fit a terminal: what has no room goes below or is left out, uncut.
 
-How a figure is written, and which may be left out, is for those who have them to say.
+Callers write the figures, and say which columns may be left out.
 """
 
 from __future__ import annotations

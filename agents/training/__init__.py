@@ -1,1 +1,1 @@
-"""One iteration, and all of them."""
+"""One iteration, and the loop around it."""

@@ -1,6 +1,7 @@
 """How log-ratios and KL are spread over the tokens of an iteration, counted in fixed bins.
 
-A mean hides the few tokens that run away. Counting costs a sort per minibatch, and no forward.
+A mean hides the few tokens with extreme values. Counting costs one sort per minibatch and no
+forward pass.
 """
 
 from __future__ import annotations

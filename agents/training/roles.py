@@ -18,19 +18,19 @@ MIN_RISE = 0.01
 
 @dataclass(slots=True, kw_only=True)
 class RoleSchedule:
-    """Who plays which role, and when that changes.
+    """Which policy plays which role, and when that changes.
 
-    Two policies change places; more move up one place in turn order, or are dealt new places by
-    lot (`random`).
+    In an exchange every policy moves one place in turn order, so that two change places; `random`
+    draws a permutation instead.
     """
 
     kind: Literal["every", "plateau", "random", "never"]
     every: int
-    """Iterations between two exchanges (T_REx), or without a rise (`plateau`); 0 for none."""
+    """Iterations between two exchanges (T_REx); with `plateau`, its patience; 0 for none."""
     seed: int = 0
-    """Of the lots."""
+    """Of the permutations that `random` draws."""
     shift: int = 0
-    """Places the policies have moved up so far (`plateau`)."""
+    """How many places the policies have moved in turn order so far (`plateau`)."""
     best: float | None = None
     """Highest team reward since the last exchange (`plateau`)."""
     waited: int = 0
@@ -54,7 +54,7 @@ class RoleSchedule:
         return dict(zip(roles, order[shift:] + order[:shift], strict=True))
 
     def observe(self, team_reward: float) -> None:
-        """Take in what the team has earned in an iteration; `plateau` decides by it."""
+        """Record the team's reward of an iteration, by which `plateau` decides."""
         if self.kind != "plateau" or not self.every:
             return
         if self.best is None or team_reward > self.best + MIN_RISE * abs(self.best):

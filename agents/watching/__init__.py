@@ -1,1 +1,1 @@
-"""What is seen while it runs."""
+"""What shows a run while it trains: logger, live table, trackers."""

@@ -1,4 +1,7 @@
-"""What a tracker is, the guard around one, and what all of them make of the rows of a run."""
+"""Trackers: their protocol, a guard for when one fails, and what they share in reading rows.
+
+The libraries are in `tensorboard.py`, `wandb.py` and `trackio.py`; `trackers.py` opens them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ COLUMNS = ("policy", "role", "query", "response", "task_reward")
 
 
 class Tracker(Protocol):
-    """What is told of a run as it goes."""
+    """Receives the rows of a run while it trains."""
 
     def log(self, row: Mapping[str, MetricValue], histograms: HistogramRow | None) -> None:
         """Take the metrics of one iteration."""

@@ -1,4 +1,4 @@
-"""Trackers: TensorBoard, Weights & Biases and trackio get what the run folder gets.
+"""Open the trackers that a run names: TensorBoard, Weights & Biases, trackio.
 
 The run folder is the record; a tracker is a way to look at it. So nothing is read back from one, a
 tracker that fails is left behind with a warning, and all of them work without a network.

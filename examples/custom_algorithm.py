@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents import TrainConfig, train
 from agents.algorithms import Algorithm, register_algorithm
-from agents.config.presets import preset_values
+from agents.config import preset_values
 from agents.maths.advantages import returns_to_go
 
 

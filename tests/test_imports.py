@@ -1,15 +1,17 @@
-"""What loads what: the environment never loads the learner, and the command line starts light."""
+"""Who may import whom, and what is loaded when: the command line starts light."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.architecture import ENTRANCES, circles, imports, modules, room_of, rooms
+from tests.trajectories import ROOT
 
 
 def imported(path: Path) -> set[str]:
@@ -35,52 +37,116 @@ ROOMS = {
     "types": set(),
     "errors": set(),
     "terminal": set(),
-    "maths": set(),
-    "config": {"algorithms"},
+    "registries": set(),
+    "config": {"registries"},
     "tasks": set(),
+    "maths": {"config"},
     "distributed": {"errors"},
     "records": {"config"},
-    "models": {"config", "maths", "distributed"},
-    "policies": {"types", "maths", "models", "terminal"},
-    "engines": {"types", "errors", "config", "models", "policies"},
-    "rewards": {"config", "models"},
+    "models": {"registries", "config", "maths", "distributed"},
+    "policies": {"types", "config", "maths", "models", "terminal"},
+    "engines": {"types", "errors", "registries", "config", "models", "policies"},
+    "rewards": {"config", "models", "policies", "engines"},
     "rollouts": {"types", "policies", "engines"},
-    "algorithms": {"types", "config", "maths", "distributed", "models", "policies"},
-    "parts": {"config", "distributed", "models", "rewards", "tasks"},
+    "algorithms": {
+        *("types", "registries", "config", "maths", "distributed", "models", "policies"),
+    },
+    "parts": {"registries", "config", "distributed", "models", "policies", "rewards", "tasks"},
     "checks": {"config", "records", "tasks"},
-    "watching": {"config", "records", "maths", "terminal"},
+    "watching": {"registries", "config", "records", "maths", "terminal"},
     "reports": {"config", "records", "maths"},
     "publishing": {"config", "models", "records", "reports", "terminal"},
     "evaluation": {
         *("types", "config", "maths", "models", "policies", "rollouts", "records"),
-        *("parts", "checks", "tasks", "terminal", "training"),
+        *("parts", "checks", "tasks", "terminal"),
     },
     "training": {
-        *("types", "errors", "config", "maths", "distributed", "records", "models", "policies"),
-        *("engines", "rewards", "rollouts", "algorithms", "parts", "checks", "tasks", "terminal"),
-        *("watching", "reports", "publishing", "evaluation"),
+        *("types", "errors", "registries", "config", "maths", "distributed", "records"),
+        *("models", "policies", "engines", "rewards", "rollouts", "algorithms", "parts"),
+        *("checks", "tasks", "terminal", "watching", "reports", "publishing", "evaluation"),
     },
-    "studies": {"algorithms", "config", "maths", "records", "reports", "terminal"},
+    "studies": {
+        *("registries", "algorithms", "config", "maths", "records", "reports", "terminal"),
+    },
 }
-UPWARD = {("config", "algorithms"), ("evaluation", "training")}
-"""Still to be turned round."""
-ANYTHING = {"__init__", "__main__", "cli", "play"}
-FILES = sorted((ROOT / "agents").rglob("*.py"))
+STILL = {("config", "algorithms"), ("evaluation", "training")}
+"""Arrows that point up, still to be turned round."""
+ANYTHING = {"cli", "play"}
+NAMES_ITS_FILES = {"algorithms", "engines", "config"}
+"""Rooms whose `__init__` exports public names; the others hold a docstring there."""
+AGENTS = modules(ROOT, "agents")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_room_imports_what_it_may(path):
-    room = path.relative_to(ROOT / "agents").parts[0].removesuffix(".py")
-    if room in ANYTHING:
+@pytest.mark.parametrize("module", AGENTS)
+def test_a_file_imports_the_rooms_that_its_own_may(module):
+    room = room_of(module)
+    if room in ANYTHING | ENTRANCES:
         return
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("agents.")}
-    assert rooms - {room} <= ROOMS[room]
+    found = {room_of(name) for name in imports(module, AGENTS)} - {room}
+    assert found <= ROOMS[room] | {above for below, above in STILL if below == room}
 
 
-def test_no_arrow_between_rooms_points_up():
-    rows = list(ROOMS)
-    up = {(a, b) for a, some in ROOMS.items() for b in some if rows.index(b) >= rows.index(a)}
-    assert up == UPWARD
+def test_the_table_has_every_room():
+    assert set(rooms(ROOT)) - ANYTHING <= set(ROOMS)
+
+
+def test_no_arrow_of_the_table_points_up():
+    order = list(ROOMS)
+    assert not [(a, b) for a in ROOMS for b in ROOMS[a] if order.index(b) >= order.index(a)]
+
+
+def test_arrows_that_still_point_up_are_there():
+    real = rooms(ROOT)
+    assert not [(below, above) for below, above in STILL if above not in real[below]]
+
+
+def test_no_files_import_each_other():
+    known = modules(ROOT)
+    graph = {
+        module: {b for b in imports(module, known) if (room_of(module), room_of(b)) not in STILL}
+        for module in known
+    }
+    assert circles(graph) == []
+
+
+def test_circles_are_found():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d", "a"}}
+    assert circles(graph) == [["b", "c"], ["d"]]
+
+
+@pytest.mark.parametrize("module", AGENTS)
+def test_the_learner_knows_no_tests_benchmarks_or_recipes(module):
+    outside = {name.split(".")[0] for name in imported(AGENTS[module])}
+    assert not outside & {"tests", "benchmarks", "recipes", "examples"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "agents").glob("*/__init__.py")))
+def test_the_entrance_of_a_room_is_empty_but_for_what_the_room_is(path):
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    assert isinstance(body[0], ast.Expr)
+    assert len(body) == 1 or path.parent.name in NAMES_ITS_FILES
+
+
+@pytest.mark.parametrize("room", ["watching", "reports", "studies"])
+def test_what_shows_runs_loads_no_checkpoint(room):
+    for module in AGENTS:
+        if room_of(module) == room:
+            assert "agents.records.checkpoint" not in imports(module, AGENTS)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("agents", ["Run", "TrainConfig", "evaluate", "import_plugins", "load_policy", "train"]),
+        ("agents.algorithms", ["ALGORITHMS", "Algorithm", "register_algorithm"]),
+        ("agents.config", ["TrainConfig", "preset_values"]),
+        ("agents.maths.advantages", ["returns_to_go"]),
+        ("agents.maths.figures", ["pass_at_k", "majority_at_k"]),
+    ],
+)
+def test_public_names_stay(module, names):
+    for name in names:
+        assert getattr(import_module(module), name).__doc__
 
 
 @pytest.mark.parametrize(

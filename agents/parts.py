@@ -1,17 +1,27 @@
-"""Build the parts of a run from its configuration."""
+"""From a configuration to what it names: tasks, reward, policies, critics, games.
+
+Nothing here learns: what does is in `agents.training`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
+import numpy as np
+
+from agents.algorithms import ALGORITHMS
 from agents.config.train import TrainConfig
-from agents.distributed.sharding import Sharding
+from agents.distributed.sharding import Sharding, asked_sharding
+from agents.distributed.world import World
 from agents.models.backbone import Backbone
 from agents.models.critic import Critic
 from agents.models.loading import load_base, pick_device, pick_dtype
 from agents.models.make import make_backbone
 from agents.models.tiny import tiny_model
+from agents.policies.fitting import check_prompts
+from agents.policies.llm import LLMPolicy
 from agents.rewards.classifier import ClassifierReward
 from agents.tasks import build_task
 from cory_env import make_reward, vector_env
@@ -19,6 +29,125 @@ from cory_env.registry import REWARDS
 from cory_env.task import Task
 from cory_env.types import Reward
 from cory_env.vector import VectorEnv
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeds:
+    """Seeds of the random streams of a run: they must not coincide.
+
+    They are children of one SeedSequence, which are independent.
+    """
+
+    queries: int
+    generators: dict[str, int]
+    """By policy: of its responses and of the order in which it learns."""
+    critics: dict[str, int]
+    """By policy: of the weights of its critic."""
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """Return the seeds of a run."""
+        names = config.policy_names
+        drawn = np.random.SeedSequence(config.seed).generate_state(3 * len(names) + 1).tolist()
+        # The first ones are spare: taking others would change every run that there is.
+        return cls(
+            queries=drawn.pop(),
+            generators={name: drawn.pop() for name in names},
+            critics={name: drawn.pop() for name in names},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a configuration names, built once."""
+
+    config: TrainConfig
+    """With nothing left to the algorithm or the engine."""
+    seeds: Seeds
+    test_task: Task
+    """Held-out queries."""
+    reward: Reward
+    policies: dict[str, LLMPolicy]
+    critics: dict[str, Critic]
+    """By policy; one object for all whom it serves."""
+    games: VectorEnv
+    """What is learnt from: this process's rows of a batch."""
+
+    @classmethod
+    def build(cls, config: TrainConfig, world: World | None = None, *, learns: bool = True) -> Self:
+        """Build the parts of a run; the cheap ones come before the models.
+
+        Args:
+            config: of the run.
+            world: the processes that share it; None for this one alone.
+            learns: whether critics are wanted, too.
+
+        Raises:
+            ValueError: if something that the configuration names is not there or does not fit.
+        """
+        world = world or World()
+        algorithm = ALGORITHMS.find(config.algorithm)
+        task = build_task(config.task, config.train_split, config.task_arguments)
+        reward = build_reward(config, task)
+        config = config.resolved(algorithm.defaults)
+        _check_shares(config, world.size)
+        critic = algorithm.critic if learns else None
+        sharding = asked_sharding(world, pick_device(config.device), config.quantization)
+        test_task = build_task(config.task, config.test_split, config.task_arguments)
+        backbones = build_backbones(config, critic, sharding)
+        first = next(iter(backbones.values()))
+        rows = config.batch_size // world.size
+        games = build_games(config, task, reward, first, num_envs=rows, observers=config.observers)
+        seeds = Seeds.of(config)
+        return cls(
+            config=config,
+            seeds=seeds,
+            test_task=test_task,
+            reward=reward,
+            policies={name: _policy(config, name, b) for name, b in backbones.items()},
+            critics=build_critics(
+                config, critic, backbones, games.rules.max_new_tokens, seeds.critics
+            ),
+            games=games,
+        )
+
+    def check_prompts(self, held_out: int) -> None:
+        """Check that what is asked, in training and of the first held-out queries, can be read.
+
+        Raises:
+            ValueError: if not.
+        """
+        config, rules = self.config, self.games.rules
+        # Queries that are too long for the game are found by the game.
+        self.games.reset(seed=config.seed)
+        everybody = list(self.policies.values())
+        stays = config.swap == "never" or not config.swap_every
+        for task, count in ((rules.task, None), (self.test_task, held_out)):
+            readers = {
+                role: [policy] if stays and task is rules.task else everybody
+                for role, policy in zip(rules.roles, everybody, strict=True)
+            }
+            check_prompts(replace(rules, task=task), task.examples[:count], readers)
+
+
+def _check_shares(config: TrainConfig, size: int) -> None:
+    """Check that every process gets as many rows of each batch, and whole groups.
+
+    Raises:
+        ValueError: if not.
+    """
+    if config.minibatch_size % size or (config.batch_size // size) % config.group_size:
+        raise ValueError(
+            f"Expected {size} processes to share minibatches of {config.minibatch_size} and "
+            f"batches of {config.batch_size} in groups of {config.group_size} equally: pass "
+            "sizes that their number divides."
+        )
+
+
+def _policy(config: TrainConfig, name: str, backbone: Backbone) -> LLMPolicy:
+    return LLMPolicy(
+        name=name, backbone=backbone, temperature=config.temperature, top_p=config.top_p
+    )
 
 
 def build_reward(config: TrainConfig, task: Task) -> Reward:
@@ -45,7 +174,7 @@ def build_backbones(
     Args:
         config: of the run.
         critic: what the algorithm has; with `critic_body="own"` it gets a body next to its
-            policies', named by `critic_name`.
+            policies', named by `critic_names`.
         sharding: how layers are spread over processes; None for all in each.
 
     Returns:
@@ -66,11 +195,11 @@ def build_backbones(
         if not config.chat_template:
             tokenizer.chat_template = None  # saved so: who loads the policy asks it the same way
         policies = [name for name, source in sources.items() if source == model]
-        critics = [critic_name(critic, name) for name in policies] if critic else []
+        critics = dict.fromkeys(critic_names(config, critic)[name] for name in policies if critic)
         backbone = make_backbone(
             base,
             tokenizer,
-            [*policies, *(dict.fromkeys(critics) if config.critic_body == "own" else ())],
+            [*policies, *(critics if config.critic_body == "own" else ())],
             adapter=config.adapter,
             rank=config.lora_rank,
             dtype=dtype,
@@ -85,9 +214,20 @@ def build_backbones(
     return {name: backbones[name] for name in config.policy_names}
 
 
-def critic_name(critic: Literal["local", "central"], policy: str) -> str:
-    """Return the name of a critic's own body; a central one serves all policies of a base model."""
-    return "critic" if critic == "central" else f"critic_{policy}"
+def critic_names(config: TrainConfig, critic: Literal["local", "central"] | None) -> dict[str, str]:
+    """Return the name of each policy's critic.
+
+    A local critic serves one policy, a central one all policies of one base model.
+    """
+    if critic is None:
+        return {}
+    names = config.policy_names
+    if critic == "local":
+        return {name: f"critic_{name}" for name in names}
+    owners = {model: name for name, model in reversed([*zip(names, config.models, strict=True)])}
+    shared = {model: f"critic_{owner}" for model, owner in owners.items()}
+    shared[config.models[0]] = "critic"
+    return {name: shared[model] for name, model in zip(names, config.models, strict=True)}
 
 
 def build_critics(
@@ -95,26 +235,24 @@ def build_critics(
     critic: Literal["local", "central"] | None,
     backbones: Mapping[str, Backbone],
     max_new_tokens: int,
-    seeds: Sequence[int],
+    seeds: Mapping[str, int],
 ) -> dict[str, Critic]:
     """Return the critics by policy: none, one each, or one for all policies of a base model."""
-    critics: dict[tuple[int, str], Critic] = {}
+    critics: dict[str, Critic] = {}
     by_policy: dict[str, Critic] = {}
-    for (policy, backbone), seed in zip(backbones.items(), seeds, strict=True):
-        if critic is None:
-            break
-        name = critic_name(critic, policy)
-        by_policy[policy] = critics.setdefault(
-            (id(backbone), name),
-            Critic(
+    for policy, name in critic_names(config, critic).items():
+        if name not in critics:
+            backbone = backbones[policy]
+            critics[name] = Critic(
                 int(backbone.config.hidden_size),
                 len(backbones),
                 max_new_tokens,
-                seed,
+                seeds[policy],
                 body=config.critic_body,
                 name=name,
-            ).to(backbone.device),
-        )
+                owner=policy,
+            ).to(backbone.device)
+        by_policy[policy] = critics[name]
     return by_policy
 
 

@@ -7,10 +7,13 @@ are per episode, log-probs, KL and entropies per token in nats.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +38,38 @@ class TokenBatch:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: _take(part, rows) for name, part in parts.items()})
 
+    @classmethod
+    def join(cls, batches: Sequence[Self]) -> Self:
+        """Return the episodes of several batches as one, padded to the longest."""
+        if len(batches) == 1:
+            return batches[0]
+        parts = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls)}
+        return cls(**{name: _join(name, part) for name, part in parts.items()})
+
 
 def _take(part: Any, rows: Tensor | slice) -> Any:
     if isinstance(part, TokenBatch):
         return part.take(rows)
     return None if part is None else part[rows]
+
+
+def _join(name: str, parts: Sequence[Any]) -> Any:
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], TokenBatch):
+        kinds = {type(part) for part in parts}
+        return (kinds.pop() if len(kinds) == 1 else TokenBatch).join(parts)
+    if parts[0].dim() == 1:
+        return torch.cat(list(parts))
+    width = max(part.shape[1] for part in parts)
+    left = name.startswith("prompt_")
+    padded = []
+    for part in parts:
+        room = width - part.shape[1]
+        # `pad` counts from the last axis backwards; the second one is what is padded.
+        around = (0, 0) * (part.dim() - 2) + ((room, 0) if left else (0, room))
+        padded.append(pad(part, around))
+    return torch.cat(padded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +131,34 @@ class TrainBatch(TokenBatch):
     """(B, T)"""
     seats: Tensor
     """(B,) index of the role in turn order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredTurn:
+    """What is logged of a turn, aligned with its rows; no gradient."""
+
+    mask: Tensor
+    """(B, T) bool, of the response tokens."""
+    log_probs: Tensor
+    """(B, T) under the policy, as it was when it answered."""
     kls: Tensor
-    """(B, T) exact KL to the reference when the responses were sampled."""
+    """(B, T) exact KL to the reference."""
     entropies: Tensor
-    """(B, T) of the behaviour policy."""
+    """(B, T)"""
+    baselines: Tensor
+    """(B, T) what returns were measured against: the critic's values, or those of the group."""
+    returns: Tensor
+    """(B, T)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """One turn after `Algorithm.prepare`: what is logged, and what is learnt."""
+
+    scored: ScoredTurn
+    batch: TrainBatch | None
+    """Any rows in any number that is the same on every process and a multiple of the minibatch's;
+    None to learn nothing from the turn."""
 
 
 @dataclass(frozen=True, slots=True)

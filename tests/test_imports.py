@@ -44,7 +44,7 @@ ROOMS = {
     "distributed": {"errors"},
     "records": {"config"},
     "models": {"registries", "config", "maths", "distributed"},
-    "policies": {"types", "config", "maths", "models", "terminal"},
+    "policies": {"types", "config", "maths", "distributed", "models", "terminal"},
     "engines": {"types", "errors", "registries", "config", "models", "policies"},
     "rewards": {"config", "models", "policies", "engines"},
     "rollouts": {"types", "policies", "engines"},
@@ -69,7 +69,7 @@ ROOMS = {
         *("registries", "algorithms", "config", "maths", "records", "reports", "terminal"),
     },
 }
-STILL = {("config", "algorithms"), ("evaluation", "training")}
+STILL = {("config", "algorithms"), ("parts", "algorithms")}
 """Arrows that point up, still to be turned round."""
 ANYTHING = {"cli", "play"}
 NAMES_ITS_FILES = {"algorithms", "engines", "config"}

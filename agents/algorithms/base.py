@@ -34,8 +34,9 @@ and k3 Schulman, "Approximating KL divergence" (2020).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import cycle
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -56,7 +57,15 @@ from agents.maths.losses import (
 from agents.maths.moments import Moments
 from agents.models.critic import Critic
 from agents.policies.llm import LLMPolicy, Scores, response_hidden
-from agents.types import LossOutput, Rollout, TokenBatch, TrainBatch, Turn
+from agents.types import (
+    LossOutput,
+    Prepared,
+    Rollout,
+    ScoredTurn,
+    TokenBatch,
+    TrainBatch,
+    Turn,
+)
 
 
 class Algorithm(ABC):
@@ -111,25 +120,32 @@ class Algorithm(ABC):
         """
 
     @torch.no_grad()
-    def prepare(self, rollout: Rollout) -> dict[str, TrainBatch]:
-        """Return, per policy, a batch to learn from; no gradient is recorded.
+    def prepare(self, rollout: Rollout) -> list[Prepared]:
+        """Return what is logged and what is learnt of each turn, in turn order; no gradient.
 
         Turns are taken from the last to the first, so that what an agent's successor is worth may
         stand for what it will earn.
         """
-        batches: dict[str, TrainBatch] = {}
+        prepared: list[Prepared] = []  # the last turn first
         for seat in reversed(range(len(rollout.turns))):
             turn = rollout.turns[seat]
             backbone = self.policies[turn.policy].backbone
             ref_hidden = response_hidden(backbone, None, self._reference_reads(rollout, seat))
-            rewards = self._scaled_rewards(
-                turn, turn.rewards_now + self._later(rollout, seat, batches)
-            )
-            batches[turn.policy] = self._prepare_turn(rollout, seat, ref_hidden, rewards)
-        return self._whitened(batches)
+            later = self._later(turn, prepared[-1] if prepared else None)
+            rewards = self._scaled_rewards(turn, turn.rewards_now + later)
+            prepared.append(self._prepare_turn(rollout, seat, ref_hidden, rewards))
+        return self._whitened(prepared)[::-1]
 
-    def after_update(self, policy: str, batches: dict[str, TrainBatch]) -> None:  # noqa: B027
-        """Take note that a policy has learnt its batch; `batches` of later turns may be changed."""
+    def after_update(  # noqa: B027
+        self, policy: str, asks: Sequence[int], prepared: list[Prepared]
+    ) -> None:
+        """Take note that a policy has learnt from its turns; what later turns teach may change.
+
+        Args:
+            policy: whose update it was.
+            asks: which turns were its.
+            prepared: all turns; entries of later ones may be replaced.
+        """
 
     def loss(self, policy: str, batch: TrainBatch, totals: Totals | None = None) -> LossOutput:
         """Return the loss of one policy (and its critic) on some episodes of its batch.
@@ -180,6 +196,17 @@ class Algorithm(ABC):
             for key, value in state[name].items():
                 setattr(moments, key, value)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the next batch depends on besides `state`, by name.
+
+        A failed iteration goes back to what this returned: replace such tensors, never write to
+        them in place.
+        """
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Go back to what `tensors` returned."""
+
     def _moments(self) -> dict[str, Moments]:
         return {f"reward/{name}": moments for name, moments in self.reward_moments.items()}
 
@@ -204,11 +231,11 @@ class Algorithm(ABC):
         ids, mask = self.policies[turn.policy].encode(rollout.turns[0].prompts, length)
         return replace(turn.tokens, prompt_ids=ids, prompt_mask=mask)
 
-    def _later(self, rollout: Rollout, seat: int, batches: Mapping[str, TrainBatch]) -> Tensor:
+    def _later(self, turn: Turn, following: Prepared | None) -> Tensor:
         """Return (B,) what stands for the rewards that later turns decide."""
-        if self.config.handover == "value" and seat + 1 < len(rollout.turns):
-            return self.config.gamma * batches[rollout.turns[seat + 1].policy].baselines[:, 0]
-        return rollout.turns[seat].rewards_later
+        if self.config.handover == "value" and following:
+            return self.config.gamma * following.scored.baselines[:, 0]
+        return turn.rewards_later
 
     def _scaled_rewards(self, turn: Turn, rewards: Tensor) -> Tensor:
         """Scale by the moments of what the policy was paid so far, if configured."""
@@ -221,7 +248,7 @@ class Algorithm(ABC):
 
     def _prepare_turn(
         self, rollout: Rollout, seat: int, ref_hidden: Tensor, rewards: Tensor
-    ) -> TrainBatch:
+    ) -> Prepared:
         turn = rollout.turns[seat]
         mask = turn.tokens.response_mask
         scores = self.policies[turn.policy].score(turn.tokens, ref_hidden)
@@ -233,13 +260,21 @@ class Algorithm(ABC):
         )
         cap = self.config.importance_cap
         weights = importance_weights(scores.log_probs, turn.tokens.sampled_log_probs, mask, cap)
-        return TrainBatch(
+        scored = ScoredTurn(
+            mask=mask,
+            # Scored anew: in bfloat16 the cached forward of the sampler rounds differently from the
+            # batched one of the update, and the ratio of the first epoch must be 1.
+            log_probs=scores.log_probs,
+            kls=scores.kls,
+            entropies=scores.entropies,
+            baselines=baselines,
+            returns=returns,
+        )
+        batch = TrainBatch(
             prompt_ids=turn.tokens.prompt_ids,
             prompt_mask=turn.tokens.prompt_mask,
             response_ids=turn.tokens.response_ids,
             response_mask=mask,
-            # Scored anew: in bfloat16 the cached forward of the sampler rounds differently from the
-            # batched one of the update, and the ratio of the first epoch must be 1.
             old_log_probs=scores.log_probs,
             ref_hidden=ref_hidden,
             advantages=advantages,
@@ -250,9 +285,8 @@ class Algorithm(ABC):
             baselines=baselines,
             returns=returns,
             seats=torch.full((len(mask),), seat, device=mask.device),
-            kls=scores.kls,
-            entropies=scores.entropies,
         )
+        return Prepared(scored=scored, batch=batch)
 
     def _history(self, rollout: Rollout, seat: int) -> TokenBatch | None:
         """Return what the critic reads of a turn."""
@@ -288,23 +322,20 @@ class Algorithm(ABC):
             case _:
                 return torch.zeros_like(scores.kls)
 
-    def _whitened(self, batches: dict[str, TrainBatch]) -> dict[str, TrainBatch]:
-        """Whiten each batch by itself, or all by the moments of their union."""
-        match self.config.whitening:
-            case "none":
-                return batches
-            case "role":
-                groups = [[name] for name in batches]
-            case _:
-                groups = [list(batches)]
-        whitened = dict(batches)
-        for names in groups:
-            kept = [batches[name].advantages[batches[name].response_mask] for name in names]
-            population = self.world.gather(torch.cat(kept))
-            for name in names:
-                batch = batches[name]
-                advantages, std = whiten(batch.advantages, batch.response_mask, population)
-                whitened[name] = replace(
-                    batch, advantages=advantages, advantage_scale=batch.advantage_scale * std
-                )
-        return whitened
+    def _whitened(self, prepared: list[Prepared]) -> list[Prepared]:
+        """Whiten what each turn teaches by itself, or all by the moments of their union."""
+        if self.config.whitening == "none":
+            return prepared
+        batches = [turn.batch for turn in prepared if turn.batch]
+        kept = [batch.advantages[batch.response_mask] for batch in batches]
+        joint = self.config.whitening == "joint"
+        populations = (
+            [self.world.gather(torch.cat(kept))] if joint else map(self.world.gather, kept)
+        )
+        whitened = []
+        for batch, population in zip(batches, cycle(populations)):
+            advantages, std = whiten(batch.advantages, batch.response_mask, population)
+            scale = batch.advantage_scale * std
+            whitened.append(replace(batch, advantages=advantages, advantage_scale=scale))
+        found = iter(whitened)
+        return [replace(turn, batch=next(found)) if turn.batch else turn for turn in prepared]

@@ -6,12 +6,13 @@ Source: Kuba et al. 2022, "Trust Region Policy Optimisation in Multi-Agent Reinf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from agents.algorithms.mappo import MAPPO
-from agents.types import TrainBatch
+from agents.types import Prepared
 
 
 class HAPPO(MAPPO):
@@ -25,11 +26,14 @@ class HAPPO(MAPPO):
     # Differs from Kuba et al.: they draw the order of updates anew every time. Here it is the turn
     # order, since the pioneer, updated first, needs no correction for what comes after it.
     @torch.no_grad()
-    def after_update(self, policy: str, batches: dict[str, TrainBatch]) -> None:
+    def after_update(self, policy: str, asks: Sequence[int], prepared: list[Prepared]) -> None:
         """Multiply the weights of the later turns by the policy's ratio of whole responses."""
-        batch = batches[policy]
-        scores = self.policies[policy].score(batch, batch.ref_hidden)
-        ratios = (scores.log_probs - batch.old_log_probs).sum(1).exp()
-        for name, later in batches.items():
-            if int(later.seats[0]) > int(batch.seats[0]):
-                batches[name] = replace(later, weights=later.weights * ratios[:, None])
+        for ask in asks:
+            if (batch := prepared[ask].batch) is None:
+                continue
+            scores = self.policies[policy].score(batch, batch.ref_hidden)
+            ratios = (scores.log_probs - batch.old_log_probs).sum(1).exp()
+            for index, later in enumerate(prepared[ask + 1 :], start=ask + 1):
+                if later.batch:
+                    weights = later.batch.weights * ratios[:, None]
+                    prepared[index] = replace(later, batch=replace(later.batch, weights=weights))

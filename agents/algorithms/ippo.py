@@ -17,7 +17,7 @@ from agents.maths.losses import Totals, clipped_value_loss
 from agents.maths.moments import Moments
 from agents.models.backbone import Backbone
 from agents.policies.llm import Scores, response_hidden
-from agents.types import Rollout, TokenBatch, TrainBatch
+from agents.types import Prepared, Rollout, TokenBatch, TrainBatch
 from cory_env.tokenization import TransformersCodec
 
 
@@ -32,17 +32,17 @@ class IPPO(Algorithm):
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         # What one critic predicts is normalised by one set of moments, whoever it serves.
-        by_critic = {id(critic): Moments() for critic in self.critics.values()}
-        self.value_moments = {name: by_critic[id(c)] for name, c in self.critics.items()}
+        by_critic = {critic.name: Moments() for critic in self.critics.values()}
+        self.value_moments = {p: by_critic[critic.name] for p, critic in self.critics.items()}
 
-    def prepare(self, rollout: Rollout) -> dict[str, TrainBatch]:
+    def prepare(self, rollout: Rollout) -> list[Prepared]:
         """Prepare as all algorithms do, and keep the moments of the returns."""
-        batches = super().prepare(rollout)
+        prepared = super().prepare(rollout)
         if self.config.value_normalization:
-            for policy, batch in batches.items():
-                returns = self.world.gather(batch.returns[batch.response_mask])
-                self.value_moments[policy].update(returns)
-        return batches
+            for turn, scored in zip(reversed(rollout.turns), reversed(prepared), strict=True):
+                returns = self.world.gather(scored.scored.returns[scored.scored.mask])
+                self.value_moments[turn.policy].update(returns)
+        return prepared
 
     def advantages(
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
@@ -65,7 +65,7 @@ class IPPO(Algorithm):
         critic, features = self.critics[policy], batch.features
         if features is None:
             backbone, trunk = self.policies[policy].backbone, critic.trunk_of(policy)
-            same = trunk == policy and self._reads_its_own_turn(int(batch.seats[0]))
+            same = trunk == policy and self._reads_its_own_turn(int(batch.seats.max()))
             features = (
                 scores.hidden if same else response_hidden(backbone, trunk, batch.history)
             ).float()

@@ -11,11 +11,12 @@ from agents.evaluation.answers import BATCH_SIZE, Decoding
 from agents.evaluation.rows import Evaluation
 from agents.evaluation.score import evaluate_policies, write_evaluation
 from agents.models.loading import pick_device
+from agents.parts import Parts
+from agents.policies.weights import load_policies
 from agents.records.checkpoint import load_checkpoint
 from agents.records.folder import iterations_done, list_checkpoints
 from agents.tasks import build_task
 from agents.terminal.hush import hushed
-from agents.training.trainer import Trainer
 
 
 @hushed()
@@ -71,13 +72,13 @@ def evaluate(
     split = split or config.test_split
     task = build_task(config.task, split, config.task_arguments)
     state = load_checkpoint(checkpoints[-1])
-    trainer = Trainer(config)
-    trainer.load_state(*state)
+    parts = Parts.build(config, learns=False)
+    load_policies(parts.policies, state[0])
     evaluation = evaluate_policies(
         config,
-        trainer.policies,
+        parts.policies,
         task,
-        trainer.reward,
+        parts.reward,
         split=split,
         num_queries=num_queries,
         decoding=decoding,

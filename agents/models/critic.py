@@ -32,6 +32,7 @@ class Critic(nn.Module):
         *,
         body: CriticBody = "reference",
         name: str = "critic",
+        owner: str = "llm_0",
     ):
         """Build the network.
 
@@ -41,11 +42,13 @@ class Critic(nn.Module):
             max_new_tokens: T.
             seed: of the initial weights.
             body: whose hidden states the features are.
-            name: of its own body in the backbone.
+            name: no other critic of the run has it; also that of its own body in the backbone.
+            owner: the first policy that it serves.
         """
         super().__init__()
         self.body = body
         self.name = name
+        self.owner = owner
         self.num_seats = num_seats
         self.max_new_tokens = max_new_tokens
         with torch.random.fork_rng(devices=[]):

@@ -7,13 +7,14 @@ forward pass.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from agents.distributed.world import World
 from agents.records.rows import HistogramRow
-from agents.types import LossOutput, TrainBatch
+from agents.types import LossOutput, ScoredTurn, TrainBatch
 
 _NUM_BINS = 25
 """Odd: the middle bin of the log-ratios lies around 0."""
@@ -43,14 +44,13 @@ class Histograms:
         self._edges = {quantity: bin_edges(quantity) for quantity in _LARGEST}
         self._counts: dict[tuple[str, str], Tensor] = {}
 
-    def start(self, policy: str, batch: TrainBatch) -> None:
-        """Begin an epoch: forget the log-ratios of the one before.
+    def start(self, policy: str, turns: Sequence[ScoredTurn]) -> None:
+        """Count the KL of a policy's turns."""
+        kls = torch.cat([turn.kls[turn.mask] for turn in turns])
+        self._counts[policy, "kl"] = self._count("kl", kls)
 
-        Args:
-            policy: whose batch it is.
-            batch: all that the epoch learns from; its KL is counted.
-        """
-        self._counts[policy, "kl"] = self._count("kl", batch.kls[batch.response_mask])
+    def start_epoch(self, policy: str) -> None:
+        """Forget the log-ratios of the epoch before."""
         self._counts.pop((policy, "log_ratio"), None)
 
     def add(self, policy: str, batch: TrainBatch, output: LossOutput) -> None:

@@ -145,8 +145,8 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
     trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, world.rank)
     if done:
         _say_new_schedule(read_config(folder), config, done, console)
-    if isinstance(trainer.reward, ClassifierReward):
-        console.print(f"The reward is the {trainer.reward.description}.")
+    if isinstance(trainer.parts.reward, ClassifierReward):
+        console.print(f"The reward is the {trainer.parts.reward.description}.")
     with (
         begun(folder, resume=resume) if world.writes else nullcontext(lambda: None) as begin,
         world.together(),
@@ -191,8 +191,8 @@ def _write_start(trainer: Trainer, config: TrainConfig, done: int) -> None:
     text = json.dumps(config.to_json(), indent=2) + "\n"
     write_atomically(config.run_folder / "config.json", text)
     made_by = facts(pick_device(config.device).type)
-    if isinstance(trainer.reward, ClassifierReward):
-        made_by["reward"] = trainer.reward.description
+    if isinstance(trainer.parts.reward, ClassifierReward):
+        made_by["reward"] = trainer.parts.reward.description
     record(config.run_folder, done, made_by)
 
 
@@ -280,7 +280,7 @@ def _learn(
         logger.log(row, trainer.histograms.row(done))
         begin()
         done += 1
-        if max(trainer.skipped_in_a_row.values()) >= MAX_SKIPPED:
+        if max(trainer.learner.skipped_in_a_row.values()) >= MAX_SKIPPED:
             _save(trainer, folder, done, trainer.state())
             raise DivergenceError(
                 f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row "
@@ -321,8 +321,8 @@ def _restore(trainer: Trainer, folder: Path) -> int:
 def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]) -> list[Any]:
     return sample_texts(
         policies,
-        trainer.test_task,
-        trainer.reward,
+        trainer.parts.test_task,
+        trainer.parts.reward,
         iteration=iteration,
         max_new_tokens=trainer.games.rules.max_new_tokens,
     )
@@ -336,8 +336,8 @@ def _finish(trainer: Trainer, folder: Path) -> Evaluation | None:
         evaluation = evaluate_policies(
             config,
             trainer.policies,
-            trainer.test_task,
-            trainer.reward,
+            trainer.parts.test_task,
+            trainer.parts.reward,
             split=config.test_split,
             num_queries=config.evaluation_queries,
         )

@@ -100,3 +100,13 @@ def flags(config: TrainConfig, *names: str) -> list[str]:
         else:
             given += [f"--{flag}", str(value)]
     return given
+
+
+def batches_of(rollout, prepared):
+    """What each policy learns, by name."""
+    return {turn.policy: p.batch for turn, p in zip(rollout.turns, prepared, strict=True)}
+
+
+def scored_of(rollout, prepared):
+    """What is logged of each policy, by name."""
+    return {turn.policy: p.scored for turn, p in zip(rollout.turns, prepared, strict=True)}

@@ -43,11 +43,11 @@ def test_the_plain_trainer_takes_the_losses_that_the_learner_takes(model, tmp_pa
             max_grad_norm=1e9, normalization="token", out=str(tmp_path / "run"),
         )
     )  # fmt: skip
-    rollout = trainer._collect(0)
+    rollout = trainer.collect(trainer.assign(0))
     turn = next(
         turn for turn in rollout.turns if bool(turn.tokens.response_mask.all())
     )  # no response has ended early
-    critic = trainer.critics[turn.policy]
+    critic = trainer.parts.critics[turn.policy]
     seat = rollout.turns.index(turn)
     backbone = trainer.policies[turn.policy].backbone
     policy = PlainPolicy(
@@ -68,7 +68,9 @@ def test_the_plain_trainer_takes_the_losses_that_the_learner_takes(model, tmp_pa
         return output
 
     trainer.algorithm.loss = noted
-    trainer._update(turn.policy, trainer.algorithm.prepare(rollout)[turn.policy])
+    trainer.learner.learn(
+        turn.policy, [trainer.prepare(rollout)[seat]], trainer.generators[turn.policy]
+    )
 
     with torch.no_grad():
         for key, parameter in backbone.parameters(turn.policy).items():

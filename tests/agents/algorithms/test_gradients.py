@@ -135,7 +135,10 @@ class Enumeration:
         kind = ALGORITHMS[algorithm]
         critics = {}
         if kind.critic is not None:
-            critics = {name: Critic(64, self.agents, self.length, seed=3) for name in self.policies}
+            critics = {
+                name: Critic(64, self.agents, self.length, seed=3, name=f"critic_{name}")
+                for name in self.policies
+            }
         for critic in critics.values():
             torch.nn.init.normal_(critic.out.weight, generator=torch.Generator().manual_seed(4))
         controllers = {name: KLController(coef=ETA) for name in self.policies}
@@ -146,7 +149,7 @@ class Enumeration:
         follows."""
         learner = self.learner(algorithm, **options)
         name = list(self.policies)[seat]
-        batch = learner.prepare(self.rollout(learner.config.credit == "causal"))[name]
+        batch = learner.prepare(self.rollout(learner.config.credit == "causal"))[seat].batch
         return self.gradient(learner, name, batch, self.probabilities().detach())
 
     def gradient(
@@ -267,7 +270,7 @@ def pairs_of_one_agent(game: Enumeration, algorithm: str, **options) -> torch.Te
         tokens=turn.tokens.take(index),
         **{f: getattr(turn, f)[index] for f in ("task_rewards", "rewards_now", "rewards_later")},
     )
-    batch = learner.prepare(replace(single, turns=(pairs,)))["llm_0"]
+    batch = learner.prepare(replace(single, turns=(pairs,)))[0].batch
     chances = game.probabilities().detach()
     of_pair = (chances[:, None] * chances[None, :]).flatten().repeat_interleave(2) / 2
     return game.gradient(learner, "llm_0", batch, of_pair)
@@ -298,13 +301,13 @@ def test_happo_gives_the_observer_the_gradient_against_the_pioneer_that_has_lear
     for algorithm in ("happo", "mappo"):
         game = Enumeration(2)
         learner, before = game.learner(algorithm), game.probabilities().detach()
-        batches = learner.prepare(game.rollout(causal=True))
+        prepared = learner.prepare(game.rollout(causal=True))
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for parameter in game.backbone.parameters("llm_0").values():
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        learner.after_update("llm_0", batches)
-        found = game.gradient(learner, "llm_1", batches["llm_1"], before)
+        learner.after_update("llm_0", [0], prepared)
+        found = game.gradient(learner, "llm_1", prepared[1].batch, before)
         errors[algorithm] = relative_error(found, game.exact_gradient(1))
     assert errors["happo"] < 1e-3
     assert errors["mappo"] > 0.02, "the pioneer has not moved far enough to tell"

@@ -9,20 +9,22 @@ import torch
 
 from agents.policies.llm import response_hidden
 from agents.training.trainer import Trainer
+from tests.agents.fakes import batches_of, scored_of
 
 
 def prepared(config):
-    """Return a trainer after one update, and a fresh rollout with its batches."""
+    """Return a trainer after one update, a fresh rollout, what is learnt and what is logged."""
     trainer = Trainer(config)
-    for critic in trainer.critics.values():
+    for critic in trainer.parts.critics.values():
         torch.nn.init.normal_(critic.out.weight, generator=torch.Generator().manual_seed(0))
     trainer.iterate(0)
-    rollout = trainer._collect(1)
-    return trainer, rollout, trainer.algorithm.prepare(rollout)
+    rollout = trainer.collect(trainer.assign(1))
+    turns = trainer.prepare(rollout)
+    return trainer, rollout, batches_of(rollout, turns), scored_of(rollout, turns)
 
 
 def test_the_first_loss_has_ratio_one(toy_config):
-    trainer, _, batches = prepared(toy_config())
+    trainer, _, batches, _scored = prepared(toy_config())
     for name, batch in batches.items():
         metrics = trainer.algorithm.loss(name, batch).metrics
         assert float(metrics["clip_fraction"]) == 0
@@ -32,7 +34,7 @@ def test_the_first_loss_has_ratio_one(toy_config):
 
 def test_the_sampled_handover_pays_the_partners_reward(toy_config):
     config = toy_config(handover="sampled", kl_coef=0.0, gae_lambda=1.0, swap_every=0)
-    _, rollout, batches = prepared(config)
+    _, rollout, batches, _scored = prepared(config)
     pioneer, observer = rollout.turns
     paid = pioneer.task_rewards + observer.task_rewards
     torch.testing.assert_close(batches["llm_0"].returns[:, 0], paid)
@@ -41,7 +43,7 @@ def test_the_sampled_handover_pays_the_partners_reward(toy_config):
 
 def test_the_value_handover_bootstraps_from_the_observers_first_state(toy_config):
     config = toy_config(handover="value", kl_coef=0.0, gae_lambda=1.0, swap_every=0)
-    _, rollout, batches = prepared(config)
+    _, rollout, batches, _scored = prepared(config)
     expected = rollout.turns[0].task_rewards + batches["llm_1"].baselines[:, 0]
     torch.testing.assert_close(batches["llm_0"].returns[:, 0], expected)
     assert float(batches["llm_1"].baselines.abs().max()) > 0.01
@@ -51,11 +53,11 @@ def test_the_value_handover_bootstraps_from_the_observers_first_state(toy_config
 def test_only_the_central_critic_sees_the_query_that_is_hidden_from_the_observer(
     toy_config, algorithm, sees
 ):
-    trainer, rollout, _ = prepared(toy_config(algorithm=algorithm, swap_every=0))
+    trainer, rollout, _, _ = prepared(toy_config(algorithm=algorithm, swap_every=0))
     pioneer = rollout.turns[0]
     changed = replace(pioneer, prompts=["hhh>"] * len(pioneer.prompts))
     other = replace(rollout, turns=(changed, rollout.turns[1]))
-    features = [trainer.algorithm.prepare(r)["llm_1"].features for r in (rollout, other)]
+    features = [batches_of(r, trainer.prepare(r))["llm_1"].features for r in (rollout, other)]
     assert torch.equal(features[0], features[1]) is not sees
 
 
@@ -63,24 +65,27 @@ def test_only_the_central_critic_sees_the_query_that_is_hidden_from_the_observer
 def test_a_reference_that_reads_the_query_alone_changes_the_kl_of_observers_and_nothing_else(
     toy_config, algorithm
 ):
-    trainer, rollout, own = prepared(toy_config(algorithm=algorithm, swap_every=0))
+    trainer, rollout, own, own_scored = prepared(toy_config(algorithm=algorithm, swap_every=0))
     trainer.algorithm.config = replace(trainer.config, kl_prompt="solo")
-    solo = trainer.algorithm.prepare(rollout)
-    assert torch.equal(own["llm_0"].kls, solo["llm_0"].kls)
-    assert not torch.allclose(own["llm_1"].kls, solo["llm_1"].kls)
-    for field in ("old_log_probs", "features", "baselines", "entropies"):
-        assert torch.equal(getattr(own["llm_1"], field), getattr(solo["llm_1"], field)), field
+    turns = trainer.prepare(rollout)
+    solo, solo_scored = batches_of(rollout, turns), scored_of(rollout, turns)
+    assert torch.equal(own_scored["llm_0"].kls, solo_scored["llm_0"].kls)
+    assert not torch.allclose(own_scored["llm_1"].kls, solo_scored["llm_1"].kls)
+    assert torch.equal(own["llm_1"].features, solo["llm_1"].features)
+    for field in ("log_probs", "baselines", "entropies"):
+        same = (getattr(s["llm_1"], field) for s in (own_scored, solo_scored))
+        assert torch.equal(*same), field
     # The twin: the pioneer's prompts, written before the observer's responses.
     policy, turn = trainer.policies["llm_1"], rollout.turns[1]
     ids, mask = policy.encode(rollout.turns[0].prompts, turn.tokens.response_ids.shape[1])
     read = replace(turn.tokens, prompt_ids=ids, prompt_mask=mask)
     with torch.no_grad():
         kls = policy.score(turn.tokens, response_hidden(policy.backbone, None, read)).kls
-    assert torch.equal(solo["llm_1"].kls, kls)
+    assert torch.equal(solo_scored["llm_1"].kls, kls)
 
 
 def test_advantages_are_whitened_per_role_and_the_kl_term_is_scaled_alike(toy_config):
-    trainer, _, batches = prepared(toy_config(swap_every=0))
+    trainer, _, batches, scored = prepared(toy_config(swap_every=0))
     batch = batches["llm_0"]
     kept = batch.advantages[batch.response_mask]
     assert float(kept.mean()) == pytest.approx(0, abs=1e-5)
@@ -95,7 +100,7 @@ def test_advantages_are_whitened_per_role_and_the_kl_term_is_scaled_alike(toy_co
         )
         return float(trainer.algorithm.loss("llm_0", scaled).loss.detach())
 
-    expected = 0.1 * float(batch.kls.sum()) / (8 * 3) / float(batch.advantage_scale[0])
+    expected = 0.1 * float(scored["llm_0"].kls.sum()) / (8 * 3) / float(batch.advantage_scale[0])
     assert loss(1) == pytest.approx(expected, rel=1e-4)
     assert loss(4) == pytest.approx(expected / 4, rel=1e-4)
 
@@ -103,8 +108,8 @@ def test_advantages_are_whitened_per_role_and_the_kl_term_is_scaled_alike(toy_co
 @pytest.mark.parametrize("kl", ["exact", "k1", "detached"])
 def test_returns_charge_each_form_of_kl_to_the_right_actions(toy_config, kl):
     config = toy_config(kl=kl, kl_coef=0.5, gae_lambda=1.0, swap_every=0)
-    _, rollout, batches = prepared(config)
-    batch, observer = batches["llm_1"], rollout.turns[1]
+    _, rollout, _batches, scored = prepared(config)
+    batch, observer = scored["llm_1"], rollout.turns[1]
     rewards = observer.task_rewards
     found = (rewards - batch.returns[:, 0]) / 0.5
     if kl == "exact":  # the first action pays for the KL of later states only
@@ -127,9 +132,9 @@ def test_the_value_loss_reaches_the_body_that_the_critic_reads(
     toy_config, adapter, body, policy_learns, own_learns, algorithm
 ):
     config = toy_config(adapter=adapter, critic_body=body, algorithm=algorithm, swap_every=0)
-    trainer, _, batches = prepared(config)
+    trainer, _, batches, _scored = prepared(config)
     for name, batch in batches.items():  # as pioneer and as observer
-        policy, critic = trainer.policies[name], trainer.critics[name]
+        policy, critic = trainer.policies[name], trainer.parts.critics[name]
         reached = {
             "policy": policy.parameters(),
             "head": dict(critic.named_parameters()),
@@ -149,9 +154,9 @@ def test_the_value_loss_reaches_the_body_that_the_critic_reads(
 @pytest.mark.parametrize("algorithm", ["mappo", "ippo"])
 def test_a_policys_own_trunk_is_read_in_the_pass_that_scores_it(toy_config, algorithm):
     config = toy_config(critic_body="policy", algorithm=algorithm, swap_every=0)
-    trainer, _, batches = prepared(config)
+    trainer, _, batches, _scored = prepared(config)
     for name, batch in batches.items():
-        critic, backbone = trainer.critics[name], trainer.policies[name].backbone
+        critic, backbone = trainer.parts.critics[name], trainer.policies[name].backbone
         values = critic(response_hidden(backbone, name, batch.history).float(), batch.seats)
         # The weights have not moved since: what was predicted then is predicted now.
         expected = batch.baselines

@@ -151,8 +151,8 @@ def test_whoever_has_the_role_is_asked_with_its_own_adapter(server_config, fake)
 def test_what_the_server_samples_is_scored_alike_and_weighs_one(server_config):
     trainer = start(server_config(temperature=0.8, top_p=0.9))
     trainer.iterate(0)
-    batches = trainer.algorithm.prepare(trainer._collect(1))
-    for batch in batches.values():
+    for turn in trainer.prepare(trainer.collect(trainer.assign(1))):
+        batch = turn.batch
         weights = batch.weights[batch.response_mask]
         # e^x - 1 of a difference of two sums in float32
         assert float((weights - 1).abs().max()) < 1e-4
@@ -168,9 +168,9 @@ def test_a_server_with_stale_adapters_shows_in_the_weights_and_is_capped(server_
     row = trainer.iterate(1)
     # 96 responses: one token in 40 or so is twice as probable as the server has it
     batches = [
-        batch
+        turn.batch
         for i in range(2, 8)
-        for batch in trainer.algorithm.prepare(trainer._collect(i)).values()
+        for turn in trainer.prepare(trainer.collect(trainer.assign(i)))
     ]
     weights = torch.cat([batch.weights[batch.response_mask] for batch in batches])
     assert fresh["llm_0/sampler_gap"] < FLOAT32

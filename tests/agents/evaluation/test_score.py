@@ -38,14 +38,14 @@ def trainer(toy_config):
 @pytest.fixture
 def evaluate(trainer):
     def run(**options):
-        reward = options.pop("reward", trainer.reward)
+        reward = options.pop("reward", trainer.parts.reward)
         names = ("split", "num_queries")
         values = {"split": "test", "num_queries": 24}
         values |= {name: options.pop(name) for name in names if name in options}
         return evaluate_policies(
             trainer.config,
             trainer.policies,
-            trainer.test_task,
+            trainer.parts.test_task,
             reward,
             **values,
             decoding=Decoding(**options),
@@ -88,12 +88,14 @@ def test_the_table_fits_eighty_columns_uncut(evaluate):
 
 def answers_of(trainer, seat=1, **options) -> Answers:
     team = list(trainer.policies.values())
-    task = trainer.test_task
+    task = trainer.parts.test_task
     # Queries of different lengths, so that sorting moves them.
     queries = [e.query[: 1 + i % 3] for i, e in enumerate(task.examples[:13])]
     examples = [Example(query, reference=query[::-1]) for query in queries]
     decoding = Decoding(**options)
-    return collect_answers(trainer.config, team, task, trainer.reward, examples, decoding)[seat]
+    return collect_answers(trainer.config, team, task, trainer.parts.reward, examples, decoding)[
+        seat
+    ]
 
 
 @pytest.mark.parametrize("seat", [0, 1])
@@ -109,7 +111,7 @@ def test_what_is_answered_does_not_depend_on_the_batch(trainer, seat, batch_size
 
 
 def test_answers_keep_the_order_of_the_queries(trainer):
-    task, reward = trainer.test_task, trainer.reward
+    task, reward = trainer.parts.test_task, trainer.parts.reward
     answers = answers_of(trainer, 0, k=(3,), batch_size=4)
     queries = [e.query[: 1 + i % 3] for i, e in enumerate(task.examples[:13])]
     for texts, rewards in zip(answers.texts, answers.rewards, strict=True):
@@ -125,10 +127,10 @@ def test_the_first_sample_is_that_of_an_evaluation_with_one(trainer):
 
 def test_rates_are_those_of_the_subsets_of_the_samples(evaluate, trainer):
     evaluation = evaluate(reward=FirstLetter(), k=(1, 3), samples=4)
-    examples = trainer.test_task.examples[:24]
+    examples = trainer.parts.test_task.examples[:24]
     [answers] = collect_answers(
-        trainer.config, [trainer.policies["llm_1"]], trainer.test_task, FirstLetter(), examples,
-        Decoding(samples=4)
+        trainer.config, [trainer.policies["llm_1"]], trainer.parts.test_task, FirstLetter(),
+        examples, Decoding(samples=4)
     )  # fmt: skip
     row = next(row for row in evaluation["rows"] if row["name"] == "llm_1")
     for k in (1, 3):

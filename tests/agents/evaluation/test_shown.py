@@ -36,7 +36,7 @@ def test_an_evaluation_is_a_dictionary_that_shows_its_table(toy_config):
     trainer = Trainer(toy_config())
     options = {"split": "test", "num_queries": 4}
     found = evaluate_policies(
-        trainer.config, trainer.policies, trainer.test_task, trainer.reward, **options
+        trainer.config, trainer.policies, trainer.parts.test_task, trainer.parts.reward, **options
     )
     assert "4 test queries, sampled" in repr(found)
     assert "llm_1 after llm_0" in str(found)

@@ -31,7 +31,7 @@ def mixed_config(tmp_path, **changes) -> TrainConfig:
 def test_each_policy_reads_and_writes_with_its_own_tokenizer(tmp_path):
     trainer = Trainer(mixed_config(tmp_path))
     for iteration, order in ((0, ["llm_0", "llm_1"]), (1, ["llm_1", "llm_0"])):
-        rollout = trainer._collect(iteration)
+        rollout = trainer.collect(trainer.assign(iteration))
         assert [turn.policy for turn in rollout.turns] == order
         pioneer, observer = rollout.turns
         for turn in rollout.turns:
@@ -78,7 +78,7 @@ def test_a_policy_plays_as_it_would_among_its_own_kind(tmp_path):
     """The pioneer's tokens do not depend on what model observes it."""
     trainer = Trainer(mixed_config(tmp_path))
     alone = Trainer(mixed_config(tmp_path, model="embedded"))
-    examples = trainer.test_task.examples[:8]
+    examples = trainer.parts.test_task.examples[:8]
     draws = {
         role: draw_uniforms(8, 6, torch.Generator().manual_seed(i))
         for i, role in enumerate(trainer.games.agents)

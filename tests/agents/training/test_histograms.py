@@ -16,10 +16,11 @@ from agents.types import LossOutput
 
 
 class Batch:
-    """What the histograms read of a batch."""
+    """What the histograms read of a turn, and of its batch."""
 
     def __init__(self, kls: list[list[float]], mask: list[list[bool]]):
-        self.kls, self.response_mask = torch.tensor(kls), torch.tensor(mask)
+        self.kls, self.mask = torch.tensor(kls), torch.tensor(mask)
+        self.response_mask = self.mask
 
 
 def output(values: list[list[float]]) -> LossOutput:
@@ -30,7 +31,8 @@ def test_counts_are_those_of_numpy_with_all_beyond_in_the_end_bins():
     values = torch.randn(64, 8) * 1.5
     batch = Batch((values.abs() * 4).tolist(), (values < 1.2).tolist())
     histograms = Histograms(World())
-    histograms.start("llm_0", batch)
+    histograms.start("llm_0", [batch])
+    histograms.start_epoch("llm_0")
     histograms.add("llm_0", batch, output(values.tolist()))
     row = histograms.row(3)
     for quantity, found in (("log_ratio", values), ("kl", batch.kls)):
@@ -47,7 +49,8 @@ def test_zero_lies_in_the_middle_bin_and_edges_rise():
         assert edges == sorted(set(edges))
     histograms = Histograms(World())
     batch = Batch([[0.0]], [[True]])
-    histograms.start("llm_0", batch)
+    histograms.start("llm_0", [batch])
+    histograms.start_epoch("llm_0")
     histograms.add("llm_0", batch, output([[0.0]]))
     counts = histograms.row(0)["counts"]["llm_0/log_ratio"]
     assert counts.index(1) == len(counts) // 2
@@ -56,11 +59,12 @@ def test_zero_lies_in_the_middle_bin_and_edges_rise():
 def test_log_ratios_add_up_over_an_epoch_and_are_forgotten_by_the_next():
     histograms = Histograms(World())
     batch = Batch([[0.1, 0.2]], [[True, True]])
-    histograms.start("llm_0", batch)
+    histograms.start("llm_0", [batch])
+    histograms.start_epoch("llm_0")
     histograms.add("llm_0", batch, output([[0.5, 0.5]]))
     histograms.add("llm_0", batch, output([[0.5, 0.5]]))
     assert sum(histograms.row(0)["counts"]["llm_0/log_ratio"]) == 4
-    histograms.start("llm_0", batch)
+    histograms.start_epoch("llm_0")
     histograms.add("llm_0", batch, output([[0.5, 0.5]]))
     assert sum(histograms.row(0)["counts"]["llm_0/log_ratio"]) == 2
     assert sum(histograms.row(0)["counts"]["llm_0/kl"]) == 2

@@ -92,7 +92,10 @@ def test_a_swap_neither_resets_nor_mixes_the_optimisers(toy_config):
     for iteration in range(3):
         trainer.iterate(iteration)
         steps.append(
-            [int(s["step"]) for s in trainer.optimizers["llm_0"].state_dict()["state"].values()]
+            [
+                int(s["step"])
+                for s in trainer.learner.optimizers["llm_0"].state_dict()["state"].values()
+            ]
         )
     # 8 episodes in minibatches of 4: two steps per iteration, counted on across both swaps
     assert [set(s) for s in steps] == [{2}, {4}, {6}]

@@ -240,7 +240,7 @@ def test_an_update_without_a_finite_loss_is_skipped_and_counted(toy_config):
     assert (row["llm_0/skipped"], row["llm_1/skipped"]) == (1.0, 0.0)
     after = trainer.policies["llm_0"].parameters()
     assert all(torch.equal(after[key], before[key]) for key in before)
-    assert trainer.skipped_in_a_row == {"llm_0": 2, "llm_1": 0}
+    assert trainer.learner.skipped_in_a_row == {"llm_0": 2, "llm_1": 0}
 
 
 def test_ten_updates_in_a_row_without_one_stop_the_run_with_a_checkpoint(toy_config, monkeypatch):
@@ -277,7 +277,7 @@ def test_a_run_stopped_by_its_reward_goes_on_where_it_was(tmp_path, toy_config, 
         return score
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.training.trainer.build_reward", breaks)
+        patch.setattr("agents.parts.build_reward", breaks)
         with pytest.raises(RewardError, match="ZeroDivisionError"):
             train(parts, console=QUIET)
     train(parts, resume=True, console=QUIET)
@@ -293,7 +293,7 @@ def test_a_checkpoint_of_another_model_is_refused(toy_config):
 
 
 def steps_taken(trainer: Trainer, policy: str) -> int:
-    states = trainer.optimizers[policy].state.values()
+    states = trainer.learner.optimizers[policy].state.values()
     return max((int(state["step"]) for state in states), default=0)
 
 
@@ -317,12 +317,10 @@ def test_what_the_model_itself_samples_it_scores_alike(toy_config):
 
 def test_metrics_change_nothing_and_each_iteration_steps_the_kl_coefficient_once(toy_config):
     trainer = Trainer(toy_config(kl_target=1.0))
-    rollout = trainer._collect(0)
-    batches = trainer.algorithm.prepare(rollout)
-    first, second = (
-        [trainer._metrics(turn, batches[turn.policy], {}) for turn in rollout.turns]
-        for _ in range(2)
-    )
+    rollout = trainer.collect(trainer.assign(0))
+    prepared = trainer.prepare(rollout)
+    learned = {name: {} for name in trainer.policies}
+    first, second = (trainer.row(rollout, prepared, learned) for _ in range(2))
     assert first == second
     expected = {name: replace(c) for name, c in trainer.controllers.items()}
     row = trainer.iterate(0)

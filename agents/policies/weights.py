@@ -1,0 +1,45 @@
+"""Weights of policies by name, as checkpoints hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from agents.distributed.sharding import spread_like
+from agents.policies.llm import LLMPolicy
+
+
+def check_policy_tensors(policies: Mapping[str, LLMPolicy], tensors: Mapping[str, Tensor]) -> None:
+    """Check that a checkpoint is of these policies.
+
+    Raises:
+        ValueError: if it is of another model or configuration.
+    """
+    expected = {
+        f"policy/{name}/{key}": parameter.shape
+        for name, policy in policies.items()
+        for key, parameter in policy.parameters().items()
+    }
+    found = {key: t.shape for key, t in tensors.items() if key.startswith("policy/")}
+    if expected != found:
+        odd = sorted(key for key in expected | found if expected.get(key) != found.get(key))[0]
+        raise ValueError(
+            f"Expected a checkpoint of this model, got one of another: {odd} has shape "
+            f"{tuple(found[odd]) if odd in found else 'none'} instead of "
+            f"{tuple(expected[odd]) if odd in expected else 'none'}."
+        )
+
+
+@torch.no_grad()
+def load_policies(policies: Mapping[str, LLMPolicy], tensors: Mapping[str, Tensor]) -> None:
+    """Give policies the weights of a checkpoint.
+
+    Raises:
+        ValueError: if it is of another model or configuration.
+    """
+    check_policy_tensors(policies, tensors)
+    for name, policy in policies.items():
+        for key, parameter in policy.parameters().items():
+            parameter.copy_(spread_like(parameter, tensors[f"policy/{name}/{key}"]))

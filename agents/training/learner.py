@@ -1,0 +1,204 @@
+"""The learner: optimizers by name, the optimizer step, and all that a checkpoint keeps of them.
+
+It is handed batches and knows neither games nor roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.distributed.tensor import DTensor
+
+from agents.algorithms.base import Algorithm
+from agents.distributed.sharding import clip_gradients, spread_like
+from agents.distributed.world import World
+from agents.maths.losses import Totals
+from agents.maths.schedules import schedule_factor, stratified_order
+from agents.policies.weights import check_policy_tensors
+from agents.records.checkpoint import optimizer_tensors, restore_optimizer
+from agents.training.histograms import Histograms
+from agents.types import Prepared, TrainBatch
+
+_SKIPPED = ("clip_fraction", "approx_kl", "gradient_norm", "skipped")
+"""What is logged as 0 of a policy that has learnt nothing in an iteration."""
+
+
+class Learner:
+    """What policies and critics learn with."""
+
+    def __init__(self, algorithm: Algorithm, world: World, histograms: Histograms):
+        """Make an optimizer for every policy and every critic of an algorithm."""
+        self.config = config = algorithm.config
+        self.algorithm = algorithm
+        self.world = world
+        self.histograms = histograms
+        self.policies, self.critics = algorithm.policies, algorithm.critics
+        self.owners = list(dict.fromkeys(critic.owner for critic in self.critics.values()))
+        """The first policy of each critic: its name among the optimizers and in checkpoints."""
+        self.optimizers = {
+            name: _adam(policy.parameters().values(), config.learning_rate)
+            for name, policy in self.policies.items()
+        }
+        self.critic_optimizers = {
+            owner: _adam(self.critic_parameters(owner).values(), config.critic_learning_rate)
+            for owner in self.owners
+        }
+        self.skipped_in_a_row = dict.fromkeys(self.policies, 0)
+
+    def critic_parameters(self, policy: str) -> dict[str, nn.Parameter]:
+        """Return what the critic of a policy trains, by name."""
+        critic = self.critics[policy]
+        parameters = dict(critic.named_parameters())
+        if critic.body == "own":
+            trunk = self.policies[policy].backbone.parameters(critic.name)
+            parameters |= {f"body/{key}": parameter for key, parameter in trunk.items()}
+        return parameters
+
+    def set_learning_rates(self, iteration: int) -> None:
+        """Follow the schedule."""
+        config = self.config
+        factor = schedule_factor(config.schedule, iteration, config.iterations, config.warmup)
+        for optimizers, rate in (
+            (self.optimizers, config.learning_rate),
+            (self.critic_optimizers, config.critic_learning_rate),
+        ):
+            for optimizer in optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = factor * rate
+
+    def learning_rates(self, policy: str) -> dict[str, float]:
+        """Return the present rates of a policy and its critic."""
+        rates = {"learning_rate": self.optimizers[policy].param_groups[0]["lr"]}
+        if policy in self.critics:
+            critic = self.critic_optimizers[self.critics[policy].owner].param_groups[0]
+            rates["critic_learning_rate"] = critic["lr"]
+        return rates
+
+    def learn(
+        self, policy: str, turns: Iterable[Prepared], generator: torch.Generator
+    ) -> dict[str, float]:
+        """Take all optimizer steps of a policy and return the mean metrics of its losses.
+
+        Args:
+            policy: who learns.
+            turns: all of its turns.
+            generator: of the order of its minibatches.
+        """
+        config, turns = self.config, list(turns)
+        batches = [turn.batch for turn in turns if turn.batch]
+        self.histograms.start(policy, [turn.scored for turn in turns])
+        if not batches:
+            return dict.fromkeys(_SKIPPED, 0.0)
+        batch = TrainBatch.join(batches)
+        lengths = self.world.gather(batch.response_mask.sum(1).cpu())
+        history: list[dict[str, Tensor]] = []
+        for _ in range(config.epochs):
+            self.histograms.start_epoch(policy)
+            order = stratified_order(len(lengths), config.minibatch_size, generator)
+            steps = [
+                self.step(policy, batch, rows, Totals(len(rows), int(lengths[rows].sum())))
+                for rows in order
+            ]
+            history += steps
+            step_kl = float(torch.stack([step["approx_kl"] for step in steps]).mean())
+            if config.max_step_kl and step_kl > config.max_step_kl:
+                break
+        return {key: float(torch.stack([m[key] for m in history]).mean()) for key in history[0]}
+
+    def step(
+        self, policy: str, batch: TrainBatch, rows: Tensor, totals: Totals
+    ) -> dict[str, Tensor]:
+        """Take one optimizer step on some rows of everybody's batch, unless it is not finite.
+
+        Args:
+            policy: who learns.
+            batch: this process's rows.
+            rows: of the batch of all processes, one process's behind the other's.
+            totals: of these rows.
+        """
+        parameters = list(self.policies[policy].parameters().values())
+        optimizers, learning = [self.optimizers[policy]], list(parameters)
+        if policy in self.critics:
+            optimizers.append(self.critic_optimizers[self.critics[policy].owner])
+            learning += self.critic_parameters(policy).values()
+        metrics = self._accumulate(policy, batch, rows, totals)
+        self.world.total_gradients(learning)
+        norm = clip_gradients(parameters, self.config.max_grad_norm, self.world)
+        finite = bool(torch.isfinite(metrics.pop("loss")) & torch.isfinite(norm))
+        self.skipped_in_a_row[policy] = 0 if finite else self.skipped_in_a_row[policy] + 1
+        for optimizer in optimizers:
+            if finite:
+                optimizer.step()
+            optimizer.zero_grad()  # gradients of one policy at a time are in memory
+        return {
+            **{key: torch.nan_to_num(value) for key, value in metrics.items()},
+            "gradient_norm": torch.nan_to_num(norm.detach(), posinf=0.0),
+            "skipped": torch.tensor(float(not finite)),
+        }
+
+    def _accumulate(
+        self, policy: str, batch: TrainBatch, rows: Tensor, totals: Totals
+    ) -> dict[str, Tensor]:
+        """Add up the gradients of this process's share of the rows, some at a time."""
+        shares: list[dict[str, Tensor]] = []
+        own = rows[self.world.rows(len(rows))] - self.world.rank * len(batch)
+        size = self.config.microbatch_size or len(own)
+        for part in own.to(batch.response_ids.device).split(size):
+            part_batch = batch.take(part)
+            output = self.algorithm.loss(policy, part_batch, totals)
+            output.loss.backward()
+            self.histograms.add(policy, part_batch, output)
+            shares.append({"loss": output.loss.detach(), **output.metrics})
+        sums = self.world.total(torch.stack([torch.stack([*s.values()]) for s in shares]).sum(0))
+        return dict(zip(shares[0], sums, strict=True))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return everything that the next step depends on: tensors by name, and the rest as JSON.
+
+        Tensors that are spread over processes are so here, too (see `whole_tensors`).
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, parameters, optimizer in self._trained():
+            tensors |= {f"{name}/{key}": parameter for key, parameter in parameters.items()}
+            tensors |= optimizer_tensors(_optimizer_of(name), optimizer)
+        return tensors, {"skipped_in_a_row": self.skipped_in_a_row}
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Go back to a state.
+
+        Raises:
+            ValueError: if it is of another model or configuration.
+        """
+        check_policy_tensors(self.policies, tensors)
+        for name, parameters, optimizer in self._trained():
+            for key, parameter in parameters.items():
+                parameter.copy_(spread_like(parameter, tensors[f"{name}/{key}"]))
+            restore_optimizer(_optimizer_of(name), optimizer, tensors, spread_like)
+        self.skipped_in_a_row = dict(meta["skipped_in_a_row"])
+
+    def _trained(self) -> Iterator[tuple[str, dict[str, nn.Parameter], torch.optim.Optimizer]]:
+        for name, policy in self.policies.items():
+            yield f"policy/{name}", policy.parameters(), self.optimizers[name]
+        for owner in self.owners:
+            optimizer = self.critic_optimizers[owner]
+            yield f"critic/{owner}", self.critic_parameters(owner), optimizer
+
+
+def _optimizer_of(name: str) -> str:
+    return name.replace("policy/", "optimizer/").replace("critic/", "critic_optimizer/")
+
+
+def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
+    parameters = list(parameters)
+    # One pass over memory instead of ten. Tensors that are spread over processes know no such form.
+    fused = not any(isinstance(parameter, DTensor) for parameter in parameters)
+    optimizer = torch.optim.Adam(parameters, learning_rate, fused=fused)
+    if fused:
+        # It writes to the weights behind autograd's back; copies in bfloat16 go by their version.
+        optimizer.register_step_post_hook(lambda *_: increment_version(parameters))
+    return optimizer

@@ -22,6 +22,7 @@ from agents.models.make import make_backbone
 from agents.models.tiny import tiny_model
 from agents.policies.fitting import check_prompts
 from agents.policies.llm import LLMPolicy
+from agents.registries import CRITIC_BODIES
 from agents.rewards.classifier import ClassifierReward
 from agents.tasks import build_task
 from cory_env import make_reward, vector_env
@@ -173,7 +174,7 @@ def build_backbones(
 
     Args:
         config: of the run.
-        critic: what the algorithm has; with `critic_body="own"` it gets a body next to its
+        critic: what the algorithm has; with a body of its own it gets that next to its
             policies', named by `critic_names`.
         sharding: how layers are spread over processes; None for all in each.
 
@@ -199,7 +200,7 @@ def build_backbones(
         backbone = make_backbone(
             base,
             tokenizer,
-            [*policies, *(critics if config.critic_body == "own" else ())],
+            [*policies, *(critics if CRITIC_BODIES.find(config.critic_body).own else ())],
             adapter=config.adapter,
             rank=config.lora_rank,
             dtype=dtype,
@@ -248,7 +249,7 @@ def build_critics(
                 len(backbones),
                 max_new_tokens,
                 seeds[policy],
-                body=config.critic_body,
+                body=CRITIC_BODIES.find(config.critic_body)(),
                 name=name,
                 owner=policy,
             ).to(backbone.device)

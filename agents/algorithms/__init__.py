@@ -1,50 +1,20 @@
-"""Algorithms by name: those of the table are in the smoke and learning tests.
+"""Learning rules: what an algorithm is, and the names of those there are.
 
 The names are known without loading torch; an algorithm's module is imported when it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from agents import registries
+from agents.registries import register_algorithm
 from cory_env.registry import Registry
 
 if TYPE_CHECKING:
     from agents.algorithms.base import Algorithm
 
-_Class = TypeVar("_Class", bound="type[Algorithm]")
-
-ALGORITHMS: Registry[type[Algorithm]] = Registry(
-    "algorithm",
-    {
-        "mappo": "agents.algorithms.mappo:MAPPO",
-        "ippo": "agents.algorithms.ippo:IPPO",
-        "ppo": "agents.algorithms.ippo:IPPO",
-        "happo": "agents.algorithms.happo:HAPPO",
-        "reinforce++": "agents.algorithms.reinforce_plus_plus:ReinforcePlusPlus",
-        "rloo": "agents.algorithms.rloo:RLOO",
-        "grpo": "agents.algorithms.grpo:GRPO",
-        "dr_grpo": "agents.algorithms.dr_grpo:DrGRPO",
-        "gspo": "agents.algorithms.gspo:GSPO",
-    },
-)
-"""`ppo` is `ippo` on a game without observers: the baseline differs from CORY in nothing but the
-game."""
-
-
-def register_algorithm(name: str) -> Callable[[_Class], _Class]:
-    """Return a decorator that registers an algorithm.
-
-    Raises:
-        ValueError: in the decorator, if the name is taken.
-    """
-
-    def add(algorithm: _Class) -> _Class:
-        ALGORITHMS.register(name, algorithm)
-        return algorithm
-
-    return add
+ALGORITHMS: Registry[type[Algorithm]] = registries.ALGORITHMS
 
 
 def __getattr__(name: str) -> Any:

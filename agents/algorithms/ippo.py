@@ -66,9 +66,9 @@ class IPPO(Algorithm):
         if features is None:
             backbone, trunk = self.policies[policy].backbone, critic.trunk_of(policy)
             same = trunk == policy and self._reads_its_own_turn(int(batch.seats.max()))
-            features = (
+            features = critic.body.features(
                 scores.hidden if same else response_hidden(backbone, trunk, batch.history)
-            ).float()
+            )
         moments = self.value_moments[policy]
         errors = clipped_value_loss(
             critic(features, batch.seats),
@@ -96,9 +96,10 @@ class IPPO(Algorithm):
         trunk = critic.trunk_of(policy)
         own = self._reads_its_own_turn(seat) and not self._held_to_solo(seat)
         if trunk is None and own:
-            features = ref_hidden.float()
+            hidden = ref_hidden
         else:
-            features = response_hidden(backbone, trunk, history).float()
+            hidden = response_hidden(backbone, trunk, history)
+        features = critic.body.features(hidden)
         seats = torch.full((len(features),), seat, device=features.device)
         values = self.value_moments[policy].restored(critic(features, seats))
         return features if trunk is None else None, values * history.response_mask

@@ -10,7 +10,10 @@ from numbers import Integral, Real
 from os import PathLike, fspath
 from typing import Any, get_args, get_origin
 
+import tyro
+
 from cory_env.names import unknown_name
+from cory_env.registry import Registry
 from cory_env.task import Task
 
 _LISTS = ("model", "lora_targets", "trackers")
@@ -25,9 +28,20 @@ _PATHS = ("out", "model", "reward")
 _REGISTER = {
     "task": 'cory_env.register_task("mine")(lambda split: …)',
     "reward": 'cory_env.register_reward("mine")(lambda: …)',
-    "algorithm": 'agents.algorithms.register_algorithm("mine")(…)',
+    "algorithm": 'agents.registries.register_algorithm("mine")(…)',
+    "critic_body": 'agents.registries.register_critic_body("mine")(…)',
+    "engine": 'agents.registries.register_engine("mine")(…)',
 }
 """Fields that hold a registered name, and how to register one."""
+
+
+def named(registry: Registry[Any]) -> Any:
+    """Return the annotation of a field whose `--help` lists the names of a registry."""
+
+    def hint(default: str) -> str:
+        return f"({', '.join(registry.known())}; default: {default})"
+
+    return tyro.conf.arg(help_behavior_hint=hint)
 
 
 def plain_value(name: str, kind: Any, value: object) -> Any:

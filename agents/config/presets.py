@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from cory_env.names import unknown_name
-
-Preset = Callable[[], dict[str, Any]]
+from agents.registries import PRESETS
 
 
 def imdb() -> dict[str, Any]:
@@ -203,21 +200,6 @@ def real_model(task: str, adapter: str = "lora") -> dict[str, Any]:
     return {**values, **own.get(task, {})}
 
 
-PRESETS: dict[str, Preset] = {
-    "imdb": imdb,
-    "imdb-individual": imdb_individual,
-    "imdb-handover": imdb_handover,
-    "arithmetic": arithmetic,
-    "smollm2": smollm2,
-    "gsm8k": gsm8k,
-    "toy": toy,
-    "paper-imdb": paper_imdb,
-    "paper-gsm8k": paper_gsm8k,
-}
-"""A preset that bears a task's name is what `train TASK` starts from with the embedded model; one
-that bears a model's name, with that model."""
-
-
 _SMALL_MODELS = ("embedded", "tiny", "agents/assets/model")
 
 
@@ -227,9 +209,7 @@ def preset_values(name: str) -> dict[str, Any]:
     Raises:
         ValueError: if there is no such preset.
     """
-    if name not in PRESETS:
-        raise ValueError(unknown_name("a preset", PRESETS, name))
-    return PRESETS[name]()
+    return PRESETS.find(name)()
 
 
 def starting_values(
@@ -252,10 +232,10 @@ def starting_values(
     given = {name: value for name, value in (("model", model), ("adapter", adapter)) if value}
     real = [name for name in model.split(",") if name and name not in _SMALL_MODELS]
     if preset or not real:
-        name = preset or (task if task in PRESETS else "")
+        name = preset or (task if task in PRESETS.known() else "")
         return {**(preset_values(name) if name else {}), "task": task, **given}, ""
-    if model in PRESETS and PRESETS[model]()["task"] == task:
-        return {**PRESETS[model](), **given}, f"Starting from the preset {model}, made for it."
+    if model in PRESETS.known() and (values := preset_values(model)).get("task") == task:
+        return {**values, **given}, f"Starting from the preset {model}, made for it."
     values = real_model(task, adapter)
     chosen = ", ".join(f"{key} {value:g}" for key, value in values.items() if key != "task")
     limits = "" if "max_new_tokens" in values else ", max_new_tokens the task's own"

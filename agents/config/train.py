@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
-from agents.algorithms import ALGORITHMS
-from agents.config.fields import plain_value
+from agents.config.fields import named, plain_value
 from agents.config.named_models import NAMED_MODELS
 from agents.config.sources import check_source
+from agents.registries import ALGORITHMS, CRITIC_BODIES, ENGINES, TRACKERS
 from cory_env.game import SHARINGS
 from cory_env.names import check_arguments, known_arguments, unknown_name
 from cory_env.registry import REWARDS, TASKS
@@ -38,9 +38,6 @@ _ABOVE_0 = (
 )
 
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
-
-
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
 
 
@@ -49,12 +46,6 @@ _PPO = {
     **{"clip": 0.2, "clip_high": 0.0, "group_size": 1},
 }
 """What is left to the algorithm, and what PPO makes of it."""
-
-
-_IMPORTANCE_CAP = 2.0
-"""What TRL begins with, too. Source: Yao et al. 2025, "Your efficient RL framework secretly brings
-you off-policy RL training", who introduce the cap; huggingface/trl, `vllm_importance_sampling_cap`.
-"""
 
 
 _REMOVED = {"swap_resets": False, "repetition_penalty": 1.0}
@@ -76,18 +67,16 @@ class TrainConfig:
         ValueError: if a value is out of range, or two do not go together.
     """
 
-    task: str = "imdb"
-    """Registered task: `imdb`, `arithmetic`, `gsm8k`, `toy`, or one of your own."""
+    task: Annotated[str, named(TASKS)] = "imdb"
+    """Registered task."""
     task_options: str = ""
     """What the task itself takes, such as `difficulty=1` of arithmetic; several with commas."""
     train_split: str = "train"
     """Queries to learn from: a split of the task."""
     test_split: str = "test"
     """Held-out queries of the sample texts and the evaluation, such as `addsub` of arithmetic."""
-    algorithm: str = "mappo"
-    """With a critic: `mappo` (one for all policies), `ippo` (one per policy, the paper's form),
-    `happo` (policies updated one after the other), `ppo` (the single-agent baseline: `ippo` on a
-    game without observers). Without: `reinforce++`, `rloo`, `grpo`, `dr_grpo`, `gspo`."""
+    algorithm: Annotated[str, named(ALGORITHMS)] = "mappo"
+    """How policies learn."""
     out: str = ""
     """Run folder; empty for runs/TASK."""
     seed: int = 0
@@ -120,15 +109,14 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; `auto` takes bfloat16 where the hardware multiplies it."""
 
-    engine: Literal["builtin", "vllm", "vllm_server"] = "builtin"
-    """What generates the responses to learn from: the model that learns, vLLM on the same GPU, or a
-    vLLM server; the latter two with LoRA adapters only."""
+    engine: Annotated[str, named(ENGINES)] = "builtin"
+    """What generates the responses to learn from."""
     engine_url: str = ""
-    """Address of the vLLM server, such as http://localhost:8000."""
+    """Address of the engine's server, such as http://localhost:8000."""
     engine_memory: float = 0.4
-    """Part of the GPU's memory that `vllm` takes while it generates, in (0, 1]."""
+    """Part of the GPU's memory that an engine in the same process takes to generate, in (0, 1]."""
 
-    reward: str = ""
+    reward: Annotated[str, named(REWARDS)] = ""
     """Registered reward, or a Hugging Face sequence classifier; empty for the task's own."""
     reward_label: str = ""
     """Name or index of the label of a sequence classifier whose logit is the reward; empty for its
@@ -205,7 +193,7 @@ class TrainConfig:
     """Weight of the entropy bonus, in rewards per nat and token; >= 0."""
     importance_cap: float = 0.0
     """Largest weight of a token that another engine has sampled (truncated importance sampling); 0
-    for the engine's own: 2 for vLLM, none for `builtin`, which samples from what is learnt."""
+    for the engine's own: none for one that samples from what is learnt."""
     value_clip: float = 0.0
     """Clip range of values; 0 for none (it depends on the scale of the reward; the paper has
     0.2)."""
@@ -215,9 +203,8 @@ class TrainConfig:
     """Discount in [0, 1]."""
     gae_lambda: float = 0.95
     """λ of GAE in [0, 1]."""
-    critic_body: Literal["reference", "policy", "own"] = "reference"
-    """Whose hidden states the critic reads: the frozen reference model's, the policy's own (one
-    trunk with a value head), or those of an adapter (with `full`: a model) of its own."""
+    critic_body: Annotated[str, named(CRITIC_BODIES)] = "reference"
+    """Whose hidden states the critic reads."""
     value_normalization: bool = False
     """Let critics predict returns divided by their running deviation: for rewards of any scale."""
     reward_scaling: Literal["none", "std", "normalize"] = "none"
@@ -242,9 +229,8 @@ class TrainConfig:
     """Iterations between two sets of sample texts; >= 1."""
     evaluation_queries: int = 256
     """Held-out queries of the evaluation at the end; 0 for none."""
-    trackers: str = ""
-    """Where metrics and samples go besides the run folder: `tensorboard`, `wandb`, `trackio`, or
-    several, with commas between them."""
+    trackers: Annotated[str, named(TRACKERS)] = ""
+    """Where metrics and samples go besides the run folder; several with commas between them."""
     imports: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """What `--import` and `import_plugins` have imported: files with their digests, or modules."""
 
@@ -271,6 +257,10 @@ class TrainConfig:
         option = f"an option of the task {self.task}"
         check_arguments(task, self.task_arguments, option, besides="split")
         ALGORITHMS.check(self.algorithm, mend)
+        CRITIC_BODIES.check(self.critic_body, mend)
+        for tracker in self.tracker_names:
+            TRACKERS.check(tracker, mend)
+        self._check_engine(mend)
         for model in self.models:
             check_source("model", model, NAMED_MODELS)
         if self.reward:
@@ -287,9 +277,6 @@ class TrainConfig:
             _expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("gamma", "gae_lambda", "top_p", "engine_memory"):
             _expect(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
-        for name in self.tracker_names:
-            if name not in TRACKERS:
-                raise ValueError(unknown_name("a tracker", TRACKERS, name))
         if self.device.split(":")[0] not in _DEVICES:
             raise ValueError(unknown_name("a device", _DEVICES, self.device))
         if isinstance(self.sharing, str) and self.sharing not in SHARINGS:
@@ -319,7 +306,6 @@ class TrainConfig:
                 f"{self.observers}: pass --observers 0, or --algorithm ippo for the same "
                 "learner with observers."
             )
-        self._check_engine()
         if self.handover == "value" and self.reward_sharing not in ("collective", "mean"):
             raise ValueError(
                 "Expected reward_sharing collective or mean with handover value (the next agent's "
@@ -371,35 +357,17 @@ class TrainConfig:
                     f"--adapter lora, or leave out --{name.replace('_', '-')}."
                 )
 
-    def _check_engine(self) -> None:
-        if (self.engine == "vllm_server") != bool(self.engine_url):
+    def _check_engine(self, mend: str) -> None:
+        ENGINES.check(self.engine, mend)
+        engine = ENGINES.find(self.engine)
+        if engine.needs_url != bool(self.engine_url):
+            remote = [name for name in ENGINES if ENGINES[name].needs_url]
             raise ValueError(
-                "Expected engine vllm_server and the engine_url of a server together, got engine "
-                f"{self.engine} and engine_url {self.engine_url!r}: pass both --engine vllm_server "
-                "--engine-url http://HOST:PORT, or neither."
+                f"Expected engine {' or '.join(remote)} and the engine_url of a server together, "
+                f"got engine {self.engine} and engine_url {self.engine_url!r}: pass both --engine "
+                f"{remote[0]} --engine-url http://HOST:PORT, or neither."
             )
-        if self.engine_url and not self.engine_url.startswith(("http://", "https://")):
-            raise ValueError(
-                "Expected an engine_url that begins with http:// or https://, got "
-                f"{self.engine_url!r}."
-            )
-        if self.engine == "builtin":
-            return
-        if self.adapter != "lora":
-            raise ValueError(
-                f"Expected adapter lora with engine {self.engine}, to which adapters are pushed, "
-                f"got {self.adapter}: pass --adapter lora, or --engine builtin."
-            )
-        if len(set(self.models)) > 1:
-            raise ValueError(
-                f"Expected one base model with engine {self.engine}, got {self.model}: pass "
-                "--engine builtin."
-            )
-        if self.model == "tiny":
-            raise ValueError(
-                f"Expected a model in a folder or on the hub with engine {self.engine}, got tiny, "
-                "which is built in memory: pass --engine builtin."
-            )
+        engine.check(self)
 
     def resolved(self, own: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration with nothing left to the algorithm or the engine.
@@ -409,8 +377,8 @@ class TrainConfig:
         """
         defaults: dict[str, Any] = {**_PPO, **own}
         left = {name: defaults[name] for name in _PPO if getattr(self, name) in ("auto", 0)}
-        if self.engine != "builtin" and self.importance_cap == 0:
-            left["importance_cap"] = _IMPORTANCE_CAP
+        if self.importance_cap == 0:
+            left["importance_cap"] = ENGINES.find(self.engine).importance_cap
         return replace(self, **left)
 
     @property
@@ -489,8 +457,8 @@ class TrainConfig:
 
         Raises:
             ValueError: if there is no such field, a value is out of range, or a removed field of
-                an earlier version has more than its neutral value. Names of tasks, rewards and
-                algorithms are not looked up: `check_names` does that.
+                an earlier version has more than its neutral value. What is registered by a name
+                is not looked up: `check_names` does that.
         """
         known = [field.name for field in fields(cls)]
         for name, value in values.items():

@@ -8,26 +8,105 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence, Set
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 from uuid import uuid4
 
-import torch
-from torch import Tensor
-
+from agents.config.train import TrainConfig
 from agents.errors import EngineError
-from agents.policies.llm import Generated, LLMPolicy, response_texts
-from agents.types import Generation
+
+if TYPE_CHECKING:  # the configuration asks engines what they need, before torch is loaded
+    from torch import Tensor
+
+    from agents.policies.llm import Generated, LLMPolicy
+
+IMPORTANCE_CAP = 2.0
+"""What TRL begins with, too. Source: Yao et al. 2025, "Your efficient RL framework secretly brings
+you off-policy RL training", who introduce the cap; huggingface/trl, `vllm_importance_sampling_cap`.
+"""
 
 
-class Engine(Protocol):
-    """Generates the responses of a rollout."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRun:
+    """What an engine may want to know of the run that it generates for."""
 
+    config: TrainConfig
+    policies: Mapping[str, LLMPolicy]
+    """By name."""
+    max_tokens: int
+    """Longest prompt and response together."""
+    model: str
+    """Base model of the policies: a folder, or a name on the hub, for an engine that needs it."""
+    dtype: str
+    """Of the learner's arithmetic, such as `bfloat16`."""
+    folder: Path
+    """To write in, such as adapters; not there yet. No other process of the run writes in it."""
+
+
+class Engine(ABC):
+    """Generates the responses of a rollout.
+
+    `@register_engine("mine")` makes a subclass known as `--engine mine`. What it needs of a
+    configuration is checked before a model is loaded.
+    """
+
+    needs_lora: ClassVar[bool] = False
+    """Adapters are pushed to it: policies are LoRA adapters and nothing else."""
+    needs_one_base: ClassVar[bool] = False
+    """All policies share one base model."""
+    needs_stored_base: ClassVar[bool] = False
+    """It loads the base model itself, from a folder or the hub: `EngineRun.model`."""
+    needs_url: ClassVar[bool] = False
+    """It is reached at `engine_url`."""
+    importance_cap: ClassVar[float] = 0.0
+    """Largest weight of a token that the learner finds likelier than the engine did, unless the
+    configuration says otherwise; 0 for an engine that samples from what is learnt."""
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        """Check a configuration before anything is loaded.
+
+        Raises:
+            ValueError: if the engine cannot be used with it.
+        """
+        if cls.needs_url and not config.engine_url.startswith(("http://", "https://")):
+            raise ValueError(
+                "Expected an engine_url that begins with http:// or https://, got "
+                f"{config.engine_url!r}."
+            )
+        if cls.needs_lora and config.adapter != "lora":
+            raise ValueError(
+                f"Expected adapter lora with engine {config.engine}, to which adapters are pushed, "
+                f"got {config.adapter}: pass --adapter lora, or --engine builtin."
+            )
+        if cls.needs_one_base and len(set(config.models)) > 1:
+            raise ValueError(
+                f"Expected one base model with engine {config.engine}, got {config.model}: pass "
+                "--engine builtin."
+            )
+        if cls.needs_stored_base and "tiny" in config.models:
+            raise ValueError(
+                f"Expected a model in a folder or on the hub with engine {config.engine}, got "
+                "tiny, which is built in memory: pass --engine builtin."
+            )
+
+    @classmethod
+    def from_run(cls, run: EngineRun) -> Self:
+        """Start the engine of a run, or connect to it.
+
+        Raises:
+            EngineError: if it cannot be used for this run.
+        """
+        return cls()
+
+    @abstractmethod
     def sync(self, policy: LLMPolicy) -> None:
         """Take over the policy's present weights; called for each before an iteration's rollout."""
-        ...
 
+    @abstractmethod
     def generate(
         self,
         policy: LLMPolicy,
@@ -49,15 +128,12 @@ class Engine(Protocol):
         Raises:
             EngineError: if the engine fails, or returns what no policy can have said.
         """
-        ...
 
-    def rest(self) -> None:
+    def rest(self) -> None:  # noqa: B027
         """Give memory back until the next `sync`: the rollout is over, the update comes."""
-        ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Let go of everything."""
-        ...
 
 
 class Sampled(NamedTuple):
@@ -159,23 +235,13 @@ def pack(
     Raises:
         EngineError: if a response is not one that the policy can have given.
     """
-    backbone = policy.backbone
-    ends, pad = backbone.stop_ids.tolist(), backbone.tokenizer.pad_token_id
-    known = set(backbone.tokenizer.get_vocab().values())
+    ends = policy.backbone.stop_ids.tolist()
+    known = set(policy.backbone.tokenizer.get_vocab().values())
     for row in rows:
         _check(row, ends, known, max_new_tokens)
-    width = max(len(row.ids) for row in rows)
-    lengths = torch.tensor([len(row.ids) for row in rows])
-    ids = [row.ids + [pad] * (width - len(row.ids)) for row in rows]
-    log_probs = [row.log_probs + [0.0] * (width - len(row.ids)) for row in rows]
-    generation = Generation(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=torch.tensor(ids).to(backbone.device),
-        response_mask=(torch.arange(width)[None] < lengths[:, None]).to(backbone.device),
-        sampled_log_probs=torch.tensor(log_probs, dtype=torch.float32).to(backbone.device),
+    return policy.padded(
+        prompt_ids, prompt_mask, [row.ids for row in rows], [row.log_probs for row in rows]
     )
-    return Generated(response_texts(backbone, generation), generation)
 
 
 def _check(row: Sampled, ends: Sequence[int], known: Set[int], max_new_tokens: int) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from agents.engines.base import Engine
 
-from agents.policies.llm import Generated, LLMPolicy
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.policies.llm import Generated, LLMPolicy
 
 
-class BuiltinEngine:
-    """Asks the policies themselves."""
+class BuiltinEngine(Engine):
+    """The model that learns; it needs nothing."""
 
     def sync(self, policy: LLMPolicy) -> None:
         """Do nothing: the weights are the policy's own."""
@@ -28,9 +32,3 @@ class BuiltinEngine:
         return policy.generate(
             prompts, max_new_tokens=max_new_tokens, uniforms=uniforms, greedy=greedy
         )
-
-    def rest(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""

@@ -13,13 +13,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from torch import Tensor
-
-from agents.engines.base import AdapterFolder, Sampled, logit_bias, pack, row_seeds, unpadded
+from agents.engines.base import (
+    IMPORTANCE_CAP,
+    AdapterFolder,
+    Engine,
+    EngineRun,
+    Sampled,
+    logit_bias,
+    pack,
+    row_seeds,
+    unpadded,
+)
 from agents.errors import EngineError
-from agents.policies.llm import Generated, LLMPolicy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.policies.llm import Generated, LLMPolicy
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for the largest rank of an adapter."""
@@ -73,8 +85,14 @@ def start_vllm(
     )
 
 
-class VLLMEngine:
-    """Generates with `vllm.LLM` and one `LoRARequest` per version of a policy."""
+class VLLMEngine(Engine):
+    """vLLM in the same process, on the same GPU; it sleeps during the update.
+
+    Generates with `vllm.LLM` and one `LoRARequest` per version of a policy.
+    """
+
+    needs_lora = needs_one_base = needs_stored_base = True
+    importance_cap = IMPORTANCE_CAP
 
     def __init__(self, llm: Any, folder: Path):
         """Take over a started vLLM.
@@ -86,6 +104,24 @@ class VLLMEngine:
         self._llm: Any = llm
         self._adapters = AdapterFolder(folder)
         self._asleep = False
+
+    @classmethod
+    def from_run(cls, run: EngineRun) -> Self:
+        """Load the base model a second time, into vLLM.
+
+        Raises:
+            EngineError: if vLLM is not installed, or cannot start.
+        """
+        llm = start_vllm(
+            run.model,
+            num_policies=len(run.policies),
+            rank=run.config.lora_rank,
+            dtype=run.dtype,
+            memory=run.config.engine_memory,
+            max_tokens=run.max_tokens,
+            seed=run.config.seed,
+        )
+        return cls(llm, run.folder)
 
     def sync(self, policy: LLMPolicy) -> None:
         """Wake up, and write the policy's adapter for the requests to come."""

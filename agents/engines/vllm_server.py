@@ -9,26 +9,42 @@ import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from torch import Tensor
 
-from agents.engines.base import AdapterFolder, logit_bias, pack, row_seeds, unpadded
+from agents.engines.base import (
+    IMPORTANCE_CAP,
+    AdapterFolder,
+    Engine,
+    EngineRun,
+    logit_bias,
+    pack,
+    row_seeds,
+    unpadded,
+)
 from agents.engines.client import StatusError, VLLMClient
 from agents.errors import EngineError
-from agents.policies.llm import Generated, LLMPolicy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.policies.llm import Generated, LLMPolicy
 
 CONCURRENT = 256
 """Requests under way at a time: vLLM's default for the sequences of a batch (`max_num_seqs`)."""
 
 
-class VLLMServerEngine:
-    """Sends prompts to a server as token ids and adapters as folders.
+class VLLMServerEngine(Engine):
+    """A vLLM server, on another GPU or machine.
 
-    Every row is a request of its own: a request with several prompts has one seed for all of them
+    Prompts go there as token ids and adapters as folders. Every row is a request of its own: one
+    with several prompts has one seed for all of them
     (vllm/entrypoints/openai/completion/serving.py at 030ea52e, `_create_completion`).
     """
+
+    needs_lora = needs_one_base = needs_stored_base = needs_url = True
+    importance_cap = IMPORTANCE_CAP
 
     def __init__(
         self, client: VLLMClient, *, model: str, folder: Path, max_tokens: int, reshaped: bool
@@ -61,6 +77,23 @@ class VLLMServerEngine:
             )
         if reshaped:
             self._expect_processed_log_probs()
+
+    @classmethod
+    def from_run(cls, run: EngineRun) -> Self:
+        """Connect to the server that the configuration names.
+
+        Raises:
+            EngineError: if it is not the one that the run needs.
+        """
+        config, policies = run.config, run.policies.values()
+        shaped = (config.temperature, config.top_p) != (1.0, 1.0)
+        return cls(
+            VLLMClient(config.engine_url),
+            model=run.model,
+            folder=run.folder,
+            max_tokens=run.max_tokens,
+            reshaped=shaped or any(len(policy.backbone.tokenless_ids) for policy in policies),
+        )
 
     def _expect_processed_log_probs(self) -> None:
         # Of one token to choose from, the probability is 1. Its raw log-prob, taken before
@@ -138,9 +171,6 @@ class VLLMServerEngine:
             # 0: of the sampled token only.
             **{"logprobs": 0, "return_token_ids": True},
         }
-
-    def rest(self) -> None:
-        """Do nothing: the server has memory of its own."""
 
     def close(self) -> None:
         """Take the adapters from the server and delete their files."""

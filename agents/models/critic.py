@@ -4,20 +4,15 @@ A critic is a small network on a language model's hidden states, told the seat. 
 reads an agent's own prompt and response; a *central* one (MAPPO, Yu et al. 2022, arXiv 2103.01955)
 reads the joint history: all earlier prompts and responses before them.
 
-The hidden states come from one of three bodies. The `reference` model costs no backward pass, and
-what the critic sees does not move while the policies learn. The `policy` itself: one pass for both,
-whose gradient also shapes the policy. Or a body of its `own`: an adapter, or, with full
-fine-tuning, a model.
+Whose hidden states they are is said by its body (`agents.models.critic_bodies`).
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-CriticBody = Literal["reference", "policy", "own"]
+from agents.models.critic_bodies import CriticBody, ReferenceBody
 
 
 class Critic(nn.Module):
@@ -30,7 +25,7 @@ class Critic(nn.Module):
         max_new_tokens: int,
         seed: int,
         *,
-        body: CriticBody = "reference",
+        body: CriticBody | None = None,
         name: str = "critic",
         owner: str = "llm_0",
     ):
@@ -41,12 +36,12 @@ class Critic(nn.Module):
             num_seats: A, roles in the game.
             max_new_tokens: T.
             seed: of the initial weights.
-            body: whose hidden states the features are.
+            body: whose hidden states the features are; None for those of the reference.
             name: no other critic of the run has it; also that of its own body in the backbone.
             owner: the first policy that it serves.
         """
         super().__init__()
-        self.body = body
+        self.body = body or ReferenceBody()
         self.name = name
         self.owner = owner
         self.num_seats = num_seats
@@ -73,4 +68,4 @@ class Critic(nn.Module):
 
     def trunk_of(self, policy: str) -> str | None:
         """Return the name, in the backbone, of the body that reads for this policy."""
-        return {"reference": None, "policy": policy, "own": self.name}[self.body]
+        return self.body.trunk(policy, self.name)

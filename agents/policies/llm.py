@@ -149,6 +149,35 @@ class LLMPolicy:
         )
         return Generated(response_texts(backbone, generation), generation)
 
+    def padded(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        ids: Sequence[Sequence[int]],
+        log_probs: Sequence[Sequence[float]],
+    ) -> Generated:
+        """Return responses that somebody else has sampled as this policy.
+
+        Args:
+            prompt_ids: (B, L) padded on the left.
+            prompt_mask: (B, L) bool.
+            ids: B responses, end tokens included.
+            log_probs: of their tokens, as they were sampled.
+        """
+        device, pad = self.backbone.device, self.backbone.tokenizer.pad_token_id
+        width = max(map(len, ids))
+        lengths = torch.tensor([len(row) for row in ids])
+        rows = [[*row, *[pad] * (width - len(row))] for row in ids]
+        sampled = [[*row, *[0.0] * (width - len(row))] for row in log_probs]
+        generation = Generation(
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            response_ids=torch.tensor(rows).to(device),
+            response_mask=(torch.arange(width)[None] < lengths[:, None]).to(device),
+            sampled_log_probs=torch.tensor(sampled, dtype=torch.float32).to(device),
+        )
+        return Generated(response_texts(self.backbone, generation), generation)
+
     def score(self, tokens: TokenBatch, ref_hidden: Tensor) -> Scores:
         """Score responses under the sampling distribution, differentiably.
 

@@ -7,32 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from agents.algorithms import ALGORITHMS
 from agents.config.train import TrainConfig
+from agents.registries import ALGORITHMS, VARIANTS
 from cory_env.names import unknown_name
 
 Budget = Literal["episodes", "compute"]
-
-
-VARIANTS: dict[str, Mapping[str, Any]] = {
-    "ppo": {"algorithm": "ppo", "observers": 0},
-    "cory-mappo": {"algorithm": "mappo"},
-    "cory-ippo": {"algorithm": "ippo"},
-    "cory-happo": {"algorithm": "happo"},
-    "no-transfer": {"knowledge_transfer": False},
-    "no-exchange": {"swap": "never"},
-    "plateau": {"swap": "plateau"},
-    "individual": {"reward_sharing": "individual"},
-    "mean": {"reward_sharing": "mean"},
-    "competitive": {"reward_sharing": "-1"},
-    "shared-credit": {"credit": "shared"},
-    "value-handover": {"handover": "value"},
-    "solo-kl": {"kl_prompt": "solo"},
-    "individual-solo-kl": {"reward_sharing": "individual", "kl_prompt": "solo"},
-    "value-solo-kl": {"handover": "value", "kl_prompt": "solo"},
-    "three": {"observers": 2},
-}
-"""By name; every algorithm is a variant of its own name, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +108,11 @@ def variant_changes(name: str) -> Mapping[str, Any]:
     Raises:
         ValueError: if there is no such variant.
     """
-    if name in VARIANTS:
-        return VARIANTS[name]
-    if name not in ALGORITHMS:
-        known = list(dict.fromkeys([*VARIANTS, *ALGORITHMS]))
-        listed = "docs/compare.md lists them"
+    if name in VARIANTS.known():
+        return VARIANTS.find(name)()
+    algorithms = ALGORITHMS.known()
+    if name not in algorithms:
+        known = list(dict.fromkeys([*VARIANTS.known(), *algorithms]))
+        listed = "`compare --help` lists them"
         raise ValueError(unknown_name("a variant or an algorithm", known, name, listed=listed))
     return {"algorithm": name}

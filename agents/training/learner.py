@@ -53,7 +53,7 @@ class Learner:
         """Return what the critic of a policy trains, by name."""
         critic = self.critics[policy]
         parameters = dict(critic.named_parameters())
-        if critic.body == "own":
+        if critic.body.own:
             trunk = self.policies[policy].backbone.parameters(critic.name)
             parameters |= {f"body/{key}": parameter for key, parameter in trunk.items()}
         return parameters

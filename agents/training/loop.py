@@ -22,7 +22,7 @@ from agents.distributed.sharding import (
     whole_tensors,
 )
 from agents.distributed.world import World, join_world
-from agents.engines import make_engine
+from agents.engines.start import make_engine
 from agents.errors import DivergenceError, EngineError
 from agents.evaluation.rows import Evaluation
 from agents.evaluation.samples import references, sample_texts

@@ -10,6 +10,7 @@ from agents.config.train import TrainConfig
 from agents.records.rows import HistogramRow, MetricValue, SampleRow
 from agents.watching.tracker import (
     COLUMNS,
+    Tracker,
     histograms_of,
     numbers,
     sample_cells,
@@ -18,8 +19,10 @@ from agents.watching.tracker import (
 )
 
 
-class TensorBoardTracker:
+class TensorBoardTracker(Tracker):
     """Event files in `tensorboard/` of the run folder: `tensorboard --logdir runs`."""
+
+    package = "tensorboard"
 
     def __init__(self, config: TrainConfig, done: int):
         """Open the files; what came after the checkpoint is purged."""

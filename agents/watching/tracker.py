@@ -5,8 +5,9 @@ The libraries are in `tensorboard.py`, `wandb.py` and `trackio.py`; `trackers.py
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from rich.console import Console
 
@@ -24,20 +25,32 @@ COLUMNS = ("policy", "role", "query", "response", "task_reward")
 """Of a table of samples."""
 
 
-class Tracker(Protocol):
-    """Receives the rows of a run while it trains."""
+class Tracker(ABC):
+    """Receives the rows of a run while it trains.
 
+    `@register_tracker("mine")` makes a subclass known as `--trackers mine`.
+    """
+
+    package: ClassVar[str] = ""
+    """What must be installed, as an import statement has it."""
+
+    def __init__(self, config: TrainConfig, done: int):  # noqa: B027
+        """Begin to track a run, or go on after `done` iterations."""
+
+    @abstractmethod
     def log(self, row: Mapping[str, MetricValue], histograms: HistogramRow | None) -> None:
         """Take the metrics of one iteration."""
 
+    @abstractmethod
     def samples(self, rows: Sequence[SampleRow]) -> None:
         """Take sample texts, all of the same iteration."""
 
+    @abstractmethod
     def close(self) -> None:
         """Finish writing; nothing is taken afterwards."""
 
 
-class GuardedTracker:
+class GuardedTracker(Tracker):
     """A tracker that cannot end a run: it warns once and is silent from then on."""
 
     def __init__(

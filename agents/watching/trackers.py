@@ -1,4 +1,4 @@
-"""Open the trackers that a run names: TensorBoard, Weights & Biases, trackio.
+"""Open the trackers that a run names.
 
 The run folder is the record; a tracker is a way to look at it. So nothing is read back from one, a
 tracker that fails is left behind with a warning, and all of them work without a network.
@@ -7,28 +7,29 @@ tracker that fails is left behind with a warning, and all of them work without a
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 
 from rich.console import Console
 
+from agents import registries
 from agents.config.train import TrainConfig
-from agents.watching.tensorboard import TensorBoardTracker
 from agents.watching.tracker import GuardedTracker, Tracker
-from agents.watching.trackio import TrackioTracker
-from agents.watching.wandb import WandbTracker
+from cory_env.registry import Registry
+
+TRACKERS: Registry[type[Tracker]] = registries.TRACKERS
 
 
 def check_trackers(config: TrainConfig) -> None:
-    """Check that the trackers of a run are installed, without importing them.
+    """Check that the trackers of a run are installed, without importing their libraries.
 
     Raises:
         ValueError: if one is not.
     """
     for name in config.tracker_names:
-        if importlib.util.find_spec(name) is None:
+        package = TRACKERS.find(name).package
+        if package and importlib.util.find_spec(package) is None:
             raise ValueError(
-                f"Expected {name} to be installed for --trackers {config.trackers}, found no such "
-                f"package: pip install {name}, or leave it out."
+                f"Expected {package} to be installed for --trackers {config.trackers}, found no "
+                f"such package: pip install {package}, or leave it out."
             )
 
 
@@ -40,9 +41,5 @@ def open_trackers(config: TrainConfig, done: int, console: Console) -> list[Trac
         done: iterations before the first that will be tracked.
         console: where it is said if a tracker fails.
     """
-    makers: dict[str, Callable[[TrainConfig, int], Tracker]] = {
-        "tensorboard": TensorBoardTracker,
-        "wandb": WandbTracker,
-        "trackio": TrackioTracker,
-    }
-    return [GuardedTracker(makers[name], config, done, console) for name in config.tracker_names]
+    kinds = [TRACKERS.find(name) for name in config.tracker_names]
+    return [GuardedTracker(kind, config, done, console) for kind in kinds]

@@ -12,6 +12,7 @@ from agents.config.train import TrainConfig
 from agents.records.rows import HistogramRow, MetricValue, SampleRow
 from agents.watching.tracker import (
     COLUMNS,
+    Tracker,
     histograms_of,
     last_tracked,
     numbers,
@@ -23,8 +24,10 @@ from agents.watching.tracker import (
 )
 
 
-class TrackioTracker:
+class TrackioTracker(Tracker):
     """A local trackio run, under the name of the run folder: `trackio show`."""
+
+    package = "trackio"
 
     def __init__(self, config: TrainConfig, done: int):
         """Begin a run, or go on with the latest of this name."""

@@ -16,6 +16,7 @@ from agents.config.train import TrainConfig
 from agents.records.rows import HistogramRow, MetricValue, SampleRow
 from agents.watching.tracker import (
     COLUMNS,
+    Tracker,
     histograms_of,
     last_tracked,
     numbers,
@@ -27,12 +28,14 @@ from agents.watching.tracker import (
 )
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """A Weights & Biases run in `wandb/` of the run folder.
 
     Online if one is logged in, or as `WANDB_MODE` says; else offline, for `wandb sync` to send
     later. The entity is whatever the account's default is.
     """
+
+    package = "wandb"
 
     def __init__(self, config: TrainConfig, done: int):
         """Begin a run, or go on with the one whose id is in the folder."""

@@ -129,8 +129,13 @@ def test_two_distributions_with_one_name_are_both_named(install):
     ("value", "code", "message"),
     [
         ("parrots:Parrot", "import no_such_module", "No module named 'no_such_module'"),
-        ("parrots:Parrot", "1 / 0", r"ZeroDivisionError\('division by zero'\)"),
-        ("parrots:Parrot", "if:", "SyntaxError"),
+        (
+            "parrots:Parrot",
+            "1 / 0",
+            r"ZeroDivisionError: division by zero in line 1 of /",
+        ),
+        ("parrots:Parrot", "if:", r"SyntaxError: invalid syntax in line 1 of \S+/parrots\.py"),
+        ("parrots:Parrot", "raise SystemExit(3)", r"SystemExit: 3 in line 1 of \S+/parrots\.py"),
         ("parrots:Cockatoo", PLUG_IN, "no attribute 'Cockatoo'"),
         ("no_parrots:Parrot", PLUG_IN, "No module named 'no_parrots'"),
         ("parrots:np.pi", PLUG_IN, "3.14.*, which cannot be called"),

@@ -264,7 +264,7 @@ def test_splits_and_options_of_a_task_are_those_of_the_run(capsys, tmp_path):
 
 
 def test_every_field_is_documented_and_every_preset_is_valid():
-    from agents.config.presets import PRESETS
+    from agents.registries import PRESETS
 
     for preset in PRESETS.values():
         TrainConfig(**preset())

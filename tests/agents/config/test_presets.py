@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from agents.cli.main import main
-from agents.config.presets import PRESETS, starting_values
+from agents.config.presets import starting_values
 from agents.config.train import TrainConfig
+from agents.registries import PRESETS
 
 REAL = "Qwen/Qwen2.5-0.5B-Instruct"
 

@@ -1,0 +1,85 @@
+"""The variants of `compare`: each returns the fields of the configuration that it changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def ppo() -> dict[str, Any]:
+    """A single agent that learns by PPO: the baseline."""
+    return {"algorithm": "ppo", "observers": 0}
+
+
+def cory_mappo() -> dict[str, Any]:
+    """A pair with one critic that reads what both have read and written."""
+    return {"algorithm": "mappo"}
+
+
+def cory_ippo() -> dict[str, Any]:
+    """A pair with a critic each: the paper's form."""
+    return {"algorithm": "ippo"}
+
+
+def cory_happo() -> dict[str, Any]:
+    """A pair that learns in turn order, each against what the ones before have become."""
+    return {"algorithm": "happo"}
+
+
+def no_transfer() -> dict[str, Any]:
+    """Observers do not read the earlier responses."""
+    return {"knowledge_transfer": False}
+
+
+def no_exchange() -> dict[str, Any]:
+    """Roles are never exchanged."""
+    return {"swap": "never"}
+
+
+def plateau() -> dict[str, Any]:
+    """Roles are exchanged once the team's reward no longer rises."""
+    return {"swap": "plateau"}
+
+
+def individual() -> dict[str, Any]:
+    """Each agent earns its own reward only."""
+    return {"reward_sharing": "individual"}
+
+
+def mean() -> dict[str, Any]:
+    """All agents earn the mean of their rewards."""
+    return {"reward_sharing": "mean"}
+
+
+def competitive() -> dict[str, Any]:
+    """Each agent earns its own reward less those of the others."""
+    return {"reward_sharing": "-1"}
+
+
+def shared_credit() -> dict[str, Any]:
+    """An agent's return keeps what was decided before its turn."""
+    return {"credit": "shared"}
+
+
+def value_handover() -> dict[str, Any]:
+    """The critic's value of the next agent's first state stands for what later agents earn."""
+    return {"handover": "value"}
+
+
+def solo_kl() -> dict[str, Any]:
+    """Observers are held to what the reference says to the query alone."""
+    return {"kl_prompt": "solo"}
+
+
+def individual_solo_kl() -> dict[str, Any]:
+    """`individual` and `solo-kl` together."""
+    return {**individual(), **solo_kl()}
+
+
+def value_solo_kl() -> dict[str, Any]:
+    """`value-handover` and `solo-kl` together."""
+    return {**value_handover(), **solo_kl()}
+
+
+def three() -> dict[str, Any]:
+    """A chain of three agents."""
+    return {"observers": 2}

@@ -145,7 +145,7 @@ PROGRAM = """
 import contextlib, io, json, sys
 import agents, cory_env
 from agents import TrainConfig
-from agents.cli import main
+from agents.cli.main import main
 
 commands, calls = json.load(sys.stdin)
 answers = []

@@ -11,7 +11,6 @@ from typing import Literal, Self
 
 import numpy as np
 
-from agents.algorithms import ALGORITHMS
 from agents.config.train import TrainConfig
 from agents.distributed.sharding import Sharding, asked_sharding
 from agents.distributed.world import World
@@ -22,7 +21,7 @@ from agents.models.make import make_backbone
 from agents.models.tiny import tiny_model
 from agents.policies.fitting import check_prompts
 from agents.policies.llm import LLMPolicy
-from agents.registries import CRITIC_BODIES
+from agents.registries import ALGORITHMS, CRITIC_BODIES
 from agents.rewards.classifier import ClassifierReward
 from agents.tasks import build_task
 from cory_env import make_reward, vector_env
@@ -197,10 +196,11 @@ def build_backbones(
             tokenizer.chat_template = None  # saved so: who loads the policy asks it the same way
         policies = [name for name, source in sources.items() if source == model]
         critics = dict.fromkeys(critic_names(config, critic)[name] for name in policies if critic)
+        own_bodies = CRITIC_BODIES.find(config.critic_body).own
         backbone = make_backbone(
             base,
             tokenizer,
-            [*policies, *(critics if CRITIC_BODIES.find(config.critic_body).own else ())],
+            [*policies, *(critics if own_bodies else ())],
             adapter=config.adapter,
             rank=config.lora_rank,
             dtype=dtype,

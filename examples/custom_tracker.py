@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from agents import TrainConfig, train
 from agents.config.presets import preset_values
 from agents.records.rows import HistogramRow, MetricValue, SampleRow
-from agents.watching import Tracker, register_tracker
-from agents.watching.tracker import numbers
+from agents.registries import register_tracker
+from agents.watching.tracker import Tracker, numbers
 
 
 @register_tracker("csv")

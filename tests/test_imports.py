@@ -65,12 +65,8 @@ ROOMS = {
         *("models", "policies", "engines", "rewards", "rollouts", "algorithms", "parts"),
         *("checks", "tasks", "terminal", "watching", "reports", "publishing", "evaluation"),
     },
-    "studies": {
-        *("registries", "algorithms", "config", "maths", "records", "reports", "terminal"),
-    },
+    "studies": {"registries", "config", "maths", "records", "reports", "terminal"},
 }
-STILL = {("config", "algorithms"), ("parts", "algorithms")}
-"""Arrows that point up, still to be turned round."""
 ANYTHING = {"cli", "play"}
 NAMES_ITS_FILES = {"algorithms", "engines", "config"}
 """Rooms whose `__init__` exports public names; the others hold a docstring there."""
@@ -83,7 +79,7 @@ def test_a_file_imports_the_rooms_that_its_own_may(module):
     if room in ANYTHING | ENTRANCES:
         return
     found = {room_of(name) for name in imports(module, AGENTS)} - {room}
-    assert found <= ROOMS[room] | {above for below, above in STILL if below == room}
+    assert found <= ROOMS[room]
 
 
 def test_the_table_has_every_room():
@@ -95,18 +91,9 @@ def test_no_arrow_of_the_table_points_up():
     assert not [(a, b) for a in ROOMS for b in ROOMS[a] if order.index(b) >= order.index(a)]
 
 
-def test_arrows_that_still_point_up_are_there():
-    real = rooms(ROOT)
-    assert not [(below, above) for below, above in STILL if above not in real[below]]
-
-
 def test_no_files_import_each_other():
     known = modules(ROOT)
-    graph = {
-        module: {b for b in imports(module, known) if (room_of(module), room_of(b)) not in STILL}
-        for module in known
-    }
-    assert circles(graph) == []
+    assert circles({module: imports(module, known) for module in known}) == []
 
 
 def test_circles_are_found():

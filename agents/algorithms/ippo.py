@@ -95,10 +95,8 @@ class IPPO(Algorithm):
         critic, backbone = self.critics[policy], self.policies[policy].backbone
         trunk = critic.trunk_of(policy)
         own = self._reads_its_own_turn(seat) and not self._held_to_solo(seat)
-        if trunk is None and own:
-            hidden = ref_hidden
-        else:
-            hidden = response_hidden(backbone, trunk, history)
+        known = trunk is None and own
+        hidden = ref_hidden if known else response_hidden(backbone, trunk, history)
         features = critic.body.features(hidden)
         seats = torch.full((len(features),), seat, device=features.device)
         values = self.value_moments[policy].restored(critic(features, seats))

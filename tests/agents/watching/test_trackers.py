@@ -14,8 +14,8 @@ from rich.console import Console
 from agents.cli.main import main
 from agents.config.train import TrainConfig
 from agents.records.rows import read_histograms, read_metrics, read_samples
-from agents.training.loop import train
 from agents.registries import TRACKERS
+from agents.training.loop import train
 from agents.watching.tracker import Tracker
 from agents.watching.trackers import check_trackers, open_trackers
 from agents.watching.wandb import wandb_mode

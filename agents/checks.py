@@ -10,7 +10,7 @@ from agents.config.named_models import NAMED_MODELS
 from agents.config.plugins import import_remembered
 from agents.config.sources import check_repository
 from agents.config.train import TrainConfig
-from agents.records.folder import read_config
+from agents.records.folder import RunFolder
 from agents.tasks import build_task
 from cory_env.registry import REWARDS
 
@@ -25,7 +25,7 @@ def check_run(run: Path, split: str = "") -> TrainConfig:
     Raises:
         ValueError: if there is no run in the folder, or what it needs is not there.
     """
-    config = read_config(run)
+    config = RunFolder(run).read_config()
     import_remembered(config.imports, run)
     check_before_loading(replace(config, test_split=split or config.test_split))
     return config

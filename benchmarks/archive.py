@@ -20,7 +20,10 @@ from typing import Literal
 
 import tyro
 
-KEPT = ("config.json", "provenance.json", "metrics.jsonl", "evaluation.json")
+from agents.records.folder import RunFolder
+from agents.records.objects import write_json
+from agents.studies.plan import evaluated_runs
+
 FIGURES = ("results.json", "plane.png", "curves.png")
 
 
@@ -39,7 +42,7 @@ def pack(comparison: Path, folder: Path) -> int:
     Raises:
         ValueError: if there is no finished run.
     """
-    runs = sorted(path.parent for path in comparison.glob("runs/*/*/*/evaluation.json"))
+    runs = evaluated_runs(comparison)
     if not runs:
         raise ValueError(f"Expected finished runs in {comparison}/runs, got none.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,19 +52,21 @@ def pack(comparison: Path, folder: Path) -> int:
     partial = folder / "runs.tar.xz.tmp"
     with tarfile.open(partial, "w:xz", preset=9) as archive:
         for run in runs:
-            for name in KEPT:
-                if (run / name).exists():
-                    _add(archive, str((run / name).relative_to(comparison)), _content(run / name))
+            for path, content in _kept(run).items():
+                _add(archive, str(path.relative_to(comparison)), content)
     partial.replace(folder / "runs.tar.xz")
     return len(runs)
 
 
-def _content(path: Path) -> bytes:
-    """Return a file of a run, without the name of its folder: `unpack` gives it another."""
-    content = path.read_bytes()
-    if path.name != "config.json":
-        return content
-    return (json.dumps(json.loads(content) | {"out": ""}, indent=2) + "\n").encode()
+def _kept(run: RunFolder) -> dict[Path, bytes]:
+    """Return the files of a run that are kept, without its folder's name: `unpack` gives another.
+
+    A run may be of a version that is no longer read, so its configuration is left as it stands.
+    """
+    config = json.dumps(run.read_config_values() | {"out": ""}, indent=2) + "\n"
+    paths = (run.provenance_path, run.metrics_path, run.evaluation_path)
+    others = {path: path.read_bytes() for path in paths if path.exists()}
+    return {run.config_path: config.encode(), **others}
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -83,12 +88,10 @@ def unpack(folder: Path, comparison: Path) -> int:
             if (comparison / name).exists():
                 raise ValueError(f"Expected a folder without {name}, got {comparison}.")
         archive.extractall(comparison, filter="data")
-    configs = [comparison / name for name in names if name.endswith("config.json")]
-    for path in configs:  # a run knows where it lies
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["out"] = str(path.parent)
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    return len(configs)
+    runs = [RunFolder(path) for path in {(comparison / name).parent for name in names}]
+    for run in runs:  # a run knows where it lies
+        write_json(run.config_path, run.read_config_values() | {"out": str(run)})
+    return len(runs)
 
 
 def main() -> None:

@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.evaluation.samples import references
-from agents.records.checkpoint import list_checkpoints, load_checkpoint
-from agents.records.folder import read_config
+from agents.records.checkpoint import load_checkpoint
+from agents.records.folder import RunFolder
+from agents.studies.plan import evaluated_runs
 from agents.tasks import build_task
 from agents.training.trainer import Trainer
 from benchmarks.exact_solver import Game, play_exactly, solve, solve_alone, upper_bound
@@ -71,14 +72,14 @@ class Pair:
         return self.combined / self.optimum
 
 
-def score(run: Path, variant: str) -> tuple[Game, list[Pair]]:
+def score(run: RunFolder, variant: str) -> tuple[Game, list[Pair]]:
     """Score a run's policies in every order."""
-    config = read_config(run)
+    config = run.read_config()
     task = build_task(config.task, config.test_split, config.task_arguments)
     if not isinstance(task, ToyTask):
         raise ValueError(f"Expected runs of toy, whose responses can be listed, got {config.task}.")
     trainer = Trainer(config)
-    trainer.load_state(*load_checkpoint(list_checkpoints(run / "checkpoints")[-1]))
+    trainer.load_state(*load_checkpoint(run.checkpoints()[-1]))
     (reference,) = references(trainer.policies).values()
     game = toy_game(reference, task)
     first = {name: pioneer_table(policy, task) for name, policy in trainer.policies.items()}
@@ -133,8 +134,8 @@ def draw(game: Game, pairs: Sequence[Pair], path: Path) -> None:
 def main() -> None:
     """Score a comparison, show the table, write the figure."""
     arguments = tyro.cli(Arguments, description=__doc__)
-    runs = sorted(path.parent for path in arguments.comparison.glob("runs/*/*/*/evaluation.json"))
-    scored = [score(run, run.parts[-3]) for run in runs if read_config(run).observers == 1]
+    runs = evaluated_runs(arguments.comparison)
+    scored = [score(run, run.path.parts[-3]) for run in runs if run.read_config().observers == 1]
     pairs = [pair for _, found in scored for pair in found]
     table = Table("variant", "seed", "pioneer", "reward", "KL", "combined", "optimum", "share")
     for pair in pairs:

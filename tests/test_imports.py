@@ -43,9 +43,9 @@ ROOMS = {
     "maths": {"config"},
     "distributed": {"errors"},
     "records": {"config"},
-    "models": {"registries", "config", "maths", "distributed"},
+    "models": {"registries", "config", "maths", "distributed", "records"},
     "policies": {"types", "config", "maths", "distributed", "models", "terminal"},
-    "engines": {"types", "errors", "registries", "config", "models", "policies"},
+    "engines": {"types", "errors", "registries", "config", "models", "policies", "records"},
     "rewards": {"config", "models", "policies", "engines"},
     "rollouts": {"types", "policies", "engines"},
     "algorithms": {
@@ -149,7 +149,9 @@ def test_the_command_line_starts_without_torch(statement):
     assert not modules_after(statement) & {"torch", "transformers", "peft", "matplotlib"}
 
 
-@pytest.mark.parametrize("module", ["maths.figures", "maths.statistics", "studies.outcomes"])
+@pytest.mark.parametrize(
+    "module", ["maths.figures", "maths.statistics", "records.view", "studies.outcomes"]
+)
 def test_figures_and_tables_need_neither_torch_nor_matplotlib(module):
     assert not modules_after(f"import agents.{module}") & {"torch", "transformers", "matplotlib"}
 

@@ -23,7 +23,8 @@ from agents.config.plugins import import_plugins, import_remembered
 from agents.config.presets import preset_values, starting_values
 from agents.config.train import TrainConfig
 from agents.errors import DivergenceError, EngineError, ProcessError
-from agents.records.folder import check_run_folder, has_progress, read_config
+from agents.records.folder import RunFolder
+from agents.records.start import check_run_folder
 from agents.terminal.hush import hushed
 from agents.terminal.interrupts import SIGPIPE, Interrupted, exit_code, prompt_interrupts
 from agents.terminal.streams import lasting_streams, stop
@@ -283,7 +284,7 @@ def _train(argv: list[str]) -> int:
         raise ValueError("Expected --yes with --overwrite only: it asks before nothing else.")
     if flags.overwrite:
         check_run_folder(config, resume=flags.resume, overwrite=True)
-        if not (flags.yes or _agrees(config.run_folder)):
+        if not (flags.yes or _agrees(RunFolder(config.run_folder))):
             print("Nothing was changed.")
             return 1
     with hushed():
@@ -336,13 +337,13 @@ def _compare(argv: list[str]) -> int:
     )
 
 
-def _agrees(folder: Path) -> bool:
+def _agrees(folder: RunFolder) -> bool:
     """Ask whether a run may be deleted.
 
     Raises:
         ValueError: if there is nobody to ask.
     """
-    if not has_progress(folder):
+    if not folder.has_progress():
         return True
     if not sys.stdin.isatty() or "RANK" in os.environ:
         raise ValueError(
@@ -365,7 +366,7 @@ def _starting_point(flags: _TrainFlags) -> tuple[TrainConfig, str]:
         # Held to what the run has, as its flags would be.
         values = preset_values(flags.preset) if flags.preset else {}
         folder = Path(flags.out or f"runs/{flags.task}")
-        stored = read_config(folder)
+        stored = RunFolder(folder).read_config()
         import_remembered(stored.imports, folder)
         return dataclasses.replace(stored, **{**values, **chosen}), ""
     values, line = _starting_values(flags)
@@ -447,9 +448,8 @@ def _push(argv: list[str]) -> int:
 def _play(argv: list[str]) -> int:
     flags, _ = parse(_PlayFlags, argv, prog="play")
     import_plugins(*flags.import_)
-    if flags.partner is not None and flags.partner.resolve().parent.name == "final":
-        run = flags.partner.resolve().parent.parent
-        import_remembered(read_config(run).imports, run)
+    if flags.partner is not None and (run := RunFolder.of_final(flags.partner.resolve().parent)):
+        import_remembered(run.read_config().imports, run.path)
     from agents.play import play
 
     read = TrainConfig(

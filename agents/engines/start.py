@@ -12,6 +12,7 @@ from agents.engines.base import Engine, EngineRun
 from agents.models.gguf import gguf_folder, is_gguf
 from agents.models.loading import EMBEDDED_MODEL, pick_device, pick_dtype
 from agents.policies.llm import LLMPolicy
+from agents.records.folder import RunFolder
 from cory_env.game import Rules
 
 
@@ -42,7 +43,7 @@ def make_engine(
         max_tokens=min(longest, backbone.context),
         model=_stored(config.model, dtype) if engine.needs_stored_base else config.model,
         dtype=str(dtype).removeprefix("torch."),
-        folder=config.run_folder / f"adapters_{rank}",
+        folder=RunFolder(config.run_folder).adapters_path(rank),
     )
     return engine.from_run(run)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from agents.checks import check_run
 from agents.evaluation.answers import BATCH_SIZE, Decoding
 from agents.evaluation.rows import Evaluation
-from agents.evaluation.score import evaluate_policies, write_evaluation
+from agents.evaluation.score import evaluate_policies
 from agents.models.loading import pick_device
 from agents.parts import Parts
 from agents.policies.weights import load_policies
 from agents.records.checkpoint import load_checkpoint
-from agents.records.folder import iterations_done, list_checkpoints
+from agents.records.folder import RunFolder
 from agents.tasks import build_task
 from agents.terminal.hush import hushed
 
@@ -51,7 +51,7 @@ def evaluate(
     Raises:
         ValueError: if the folder is not a run with a checkpoint, or a number is out of range.
     """
-    folder = Path(run)
+    folder = RunFolder(Path(run))
     decoding = Decoding(
         greedy=greedy,
         greedy_too=not greedy,
@@ -60,11 +60,11 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
     )
-    config = check_run(folder, split)
+    config = check_run(folder.path, split)
     if device:
         config = replace(config, device=device)
     pick_device(config.device)  # says so before anything is loaded
-    checkpoints = list_checkpoints(folder / "checkpoints")
+    checkpoints = folder.checkpoints()
     if not checkpoints:
         raise ValueError(f"Expected a run with a checkpoint, got {folder}, which has none yet.")
     if num_queries < 1:
@@ -83,6 +83,6 @@ def evaluate(
         num_queries=num_queries,
         decoding=decoding,
     )
-    evaluation["iterations"] = iterations_done(folder)
-    write_evaluation(folder, evaluation)
+    evaluation["iterations"] = folder.iterations_done()
+    folder.write_evaluation(evaluation)
     return evaluation

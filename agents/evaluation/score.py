@@ -6,11 +6,9 @@ All KL is exact, summed over the response, against the policy's own prompt.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -23,7 +21,6 @@ from agents.evaluation.tables import _Shown
 from agents.maths.figures import distinct_2, majority_at_k, pass_at_k
 from agents.maths.statistics import bootstrap_interval
 from agents.policies.llm import LLMPolicy
-from agents.records.rows import write_atomically
 from cory_env.rewards.answer import AnswerReward, final_number
 from cory_env.task import Task
 from cory_env.types import Reward
@@ -80,11 +77,6 @@ def evaluate_policies(
         k=sorted(set(decoding.k)),
     )
     return cast("Evaluation", _Shown(evaluation))
-
-
-def write_evaluation(run: Path, evaluation: Evaluation) -> None:
-    """Write the `evaluation.json` of a run folder."""
-    write_atomically(run / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
 
 
 def _teams(policies: Mapping[str, LLMPolicy]) -> Iterator[tuple[list[str], list[LLMPolicy]]]:

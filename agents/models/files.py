@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from agents.config.named_models import NAMED_MODELS
+from agents.records.folder import RunFolder
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+
+MODEL_CONFIG = "config.json"
+"""Of transformers, for a whole model."""
 
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
@@ -35,13 +40,12 @@ def policy_kind(
     """
     if (folder / ADAPTER_CONFIG).is_file():
         return "adapter"
-    final = folder if folder.name == "final" else folder / "final"
-    policies = sorted(str(path) for path in final.glob("llm_*"))
-    if policies:
-        found = f"{folder}: name {' or '.join(policies)}"
-    elif (folder / "metrics.jsonl").is_file():
+    run = RunFolder.of_final(folder) or RunFolder(folder)
+    if policies := run.final_policies():
+        found = f"{folder}: name {' or '.join(map(str, policies))}"
+    elif run.metrics_path.is_file():
         found = f"the run {folder}, which is not finished: go on with `train TASK --resume`"
-    elif (folder / "config.json").is_file():
+    elif (folder / MODEL_CONFIG).is_file():
         return "whole"
     else:
         found = f"{folder}, which {'holds none' if folder.is_dir() else 'is no folder'}"

@@ -18,8 +18,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from agents.config.named_models import NAMED_MODELS
 from agents.models.files import ADAPTER_CONFIG, is_on_hub
 from agents.models.gguf import is_gguf
+from agents.records.objects import read_object
 from agents.records.rows import policy_names, printable, write_atomically
-from agents.records.view import RunFiles, read_object, read_run
+from agents.records.view import RunFiles, read_run
 from agents.reports.html import evaluation_rows, interval_of, rate_columns
 from agents.reports.svg import curves_png
 
@@ -69,20 +70,20 @@ def write_cards(run: Path) -> None:
         ValueError: if the folder holds no finished run.
     """
     files = read_run(run)
-    for folder in final_folders(run, files):
-        write_card(files, folder, f"final/{folder.name}", base_of(folder))
+    for folder in final_folders(files):
+        write_card(files, folder, folder.relative_to(run).as_posix(), base_of(folder))
 
 
-def final_folders(run: Path, files: RunFiles) -> list[Path]:
+def final_folders(run: RunFiles) -> list[Path]:
     """Return the folders of the policies of a run.
 
     Raises:
         ValueError: if it is not finished.
     """
-    folders = [run / "final" / name for name in policy_names(files.rows)]
+    folders = [run.folder.policy_path(name) for name in policy_names(run.rows)]
     if not folders or not all(folder.is_dir() for folder in folders):
         raise ValueError(
-            f"Expected a finished run with final/llm_0, got {run}: let it finish with "
+            f"Expected a finished run with final/llm_0, got {run.folder}: let it finish with "
             "`python -m agents train TASK --resume`."
         )
     return folders

@@ -55,7 +55,7 @@ def push(run: str | Path, repository: str, *, public: bool = False) -> list[str]
     run = Path(run)
     check_push(repository)
     files, addresses = read_run(run), []
-    for folder in final_folders(run, files):
+    for folder in final_folders(files):
         name = f"{repository}-{folder.name}"
         with tempfile.TemporaryDirectory() as scratch:
             copy = _for_others(folder, Path(scratch) / folder.name)

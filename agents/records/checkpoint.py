@@ -19,18 +19,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agents.records.folder import list_checkpoints
+from agents.records.folder import RunFolder
 
 _FILES = ("state.safetensors", "state.json")
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], keep: int
+    folder: RunFolder, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], keep: int
 ) -> Path:
     """Write one checkpoint and remove the oldest beyond `keep`.
 
     Args:
-        folder: `checkpoints/` of a run.
+        folder: of the run.
         step: iterations done.
         tensors: the tensor part of the state.
         meta: the rest, as JSON takes it.
@@ -42,9 +42,10 @@ def save_checkpoint(
     Raises:
         OSError: if it cannot be written; the checkpoints before it are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    final, temporary = folder / f"step_{step}", folder / f".step_{step}.tmp"
-    for cut_short in folder.glob(".step_*.tmp"):
+    final = folder.checkpoint_path(step)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.tmp")
+    for cut_short in final.parent.glob(".*.tmp"):
         shutil.rmtree(cut_short)
     temporary.mkdir()
     try:
@@ -57,13 +58,13 @@ def save_checkpoint(
             _sync(temporary / name)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-        _sync(folder)
+        _sync(final.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, SafetensorError):  # how safetensors reports a full disk
             raise OSError(f"Could not write the checkpoint {final}: {error}") from error
         raise
-    for old in list_checkpoints(folder)[:-keep]:
+    for old in folder.checkpoints()[:-keep]:
         shutil.rmtree(old)
     return final
 

@@ -1,238 +1,243 @@
-"""The life of a run folder: whether it can be used, how far its run is, how it is begun anew.
+"""The run folder: what every file in it is called, and how far its run is.
 
-What a run has done is its rows and its checkpoints. A folder with neither, as a start that failed
-or was killed may leave it, is in nobody's way.
+Nobody else knows a name. What a run has done is its rows and its checkpoints, and whether it is
+finished is asked of the files: no state is kept besides them. How a run is begun in a folder is
+`start.py`; what rows, checkpoints and provenance look like are the files of these names.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agents.config.train import TrainConfig
-from agents.records.rows import read_metrics
+from agents.records.objects import read_object, write_json
+from agents.records.provenance import Entry, read_provenance
+from agents.records.rows import (
+    HistogramRow,
+    MetricRow,
+    SampleRow,
+    read_histograms,
+    read_metrics,
+    read_samples,
+)
 
-MAY_CHANGE_ON_RESUME = {
-    "out",
-    "device",
-    "iterations",
-    "save_every",
-    "keep",
-    "sample_every",
-    "evaluation_queries",
-    "trackers",
-    "engine_url",
-    "engine_memory",
-    "imports",
-}
+_FINAL = "final"
 
 
-_REPLACED = ".replaced"
-"""Where a new run keeps what it replaces until it has a row of its own."""
+_STEP = re.compile(r"step_(\d+)")
 
 
-_ENDING = ("final", ".final.tmp", "evaluation.json", "report.html")
-"""What is written of a run once it has ended; untrue when it goes on."""
+_ADAPTERS = "adapters_"
 
 
-_LOG = "log.txt"
-"""Where `compare`, or a shell, sends what a run prints: known, but not ours to move."""
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder: `…_path` is where something lies, a method says what is there.
 
-
-_ENTRIES = {
-    *("config.json", "provenance.json", "checkpoints", *_ENDING),
-    *("metrics.jsonl", "samples.jsonl", "histograms.jsonl", "tensorboard", "wandb"),
-}
-
-
-_CUT_SHORT = re.compile(r"\..+\.tmp")
-"""A file that was being written when its process was killed."""
-
-
-def check_run_folder(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Check that a run can be written, before anything expensive.
-
-    Raises:
-        ValueError: if the folder is not a run, is one already, or cannot be written.
+    What a run has not written (yet) is read as empty.
     """
-    folder = config.run_folder
-    if resume and overwrite:
-        raise ValueError(
-            "Expected resume or overwrite, got both: one goes on with the run, the other begins "
-            "it anew."
-        )
-    if resume:
-        _check_resumption(config)
-    else:
-        if not overwrite and (folder / "config.json").exists() and has_progress(folder):
-            raise ValueError(
-                f"Expected a new folder, got the run {folder}: pass --resume to go on, --overwrite "
-                "to replace it, or another --out."
-            )
-        _check_foreign(folder)
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-    except OSError as error:
-        raise ValueError(
-            f"Expected a folder that can be written, got {parent} ({error.strerror}): pass another "
-            "--out."
-        ) from error
 
+    path: Path
 
-def _check_resumption(config: TrainConfig) -> None:
-    folder = config.run_folder
-    if not (folder / "config.json").exists():
-        raise ValueError(
-            f"Expected a run in {folder} to resume, found none: leave out --resume, or name "
-            "the run with --out."
-        )
-    before = read_config(folder).to_json()
-    for name, value in config.to_json().items():
-        if name not in MAY_CHANGE_ON_RESUME and before[name] != value:
-            raise ValueError(
-                f"Expected {name}={before[name]!r} as in the run to resume, got {value!r}: "
-                "resume without it, or begin a new run with another --out."
-            )
-    done = iterations_done(folder)
-    if config.iterations < done:
-        raise ValueError(
-            f"Expected at least {done} iterations, which the run has, got {config.iterations}: "
-            "leave out --iterations, or pass more to go on."
-        )
+    def __str__(self) -> str:
+        """Return the path."""
+        return str(self.path)
 
+    @classmethod
+    def of_final(cls, folder: Path) -> RunFolder | None:
+        """Return the run whose `final/` a folder is; None for any other folder."""
+        return cls(folder.parent) if folder.name == _FINAL else None
 
-def _check_foreign(folder: Path) -> None:
-    """Check that a folder that a new run is to be written to holds nothing but a run."""
-    if not folder.exists():
-        return
-    entries = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else [folder.name]
-    is_run = (folder / "config.json").is_file()
-    beside_runs = (_LOG, _REPLACED)
-    for name in entries:
-        known = name in beside_runs or _CUT_SHORT.fullmatch(name) or (is_run and name in _ENTRIES)
-        if not known:
-            raise ValueError(
-                f"Expected a new or empty folder for the run, got {folder}, which holds something "
-                f"else ({name}): pass another --out."
-            )
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.path.resolve().name
 
+    @property
+    def config_path(self) -> Path:
+        """The configuration, as JSON."""
+        return self.path / "config.json"
 
-def read_config(run: Path) -> TrainConfig:
-    """Read the configuration of a run.
+    @property
+    def provenance_path(self) -> Path:
+        """Which code and which machine made it."""
+        return self.path / "provenance.json"
 
-    Raises:
-        ValueError: if there is no run in the folder.
-    """
-    path = run / "config.json"
-    if not path.is_file():
-        raise ValueError(f"Expected a run folder with a config.json, got {run}.")
-    try:
-        return TrainConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(
-            f"Expected a configuration in {path}, got something else: {error}"
-        ) from error
+    @property
+    def metrics_path(self) -> Path:
+        """One row an iteration."""
+        return self.path / "metrics.jsonl"
 
+    @property
+    def samples_path(self) -> Path:
+        """Sampled texts."""
+        return self.path / "samples.jsonl"
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the finished checkpoints in `checkpoints/` of a run, oldest first."""
-    found = [p for p in folder.glob("step_*") if p.name[5:].isdigit()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+    @property
+    def histograms_path(self) -> Path:
+        """How values are spread over the tokens, one row an iteration."""
+        return self.path / "histograms.jsonl"
 
+    @property
+    def checkpoints_path(self) -> Path:
+        """The folder of all checkpoints."""
+        return self.path / "checkpoints"
 
-def iterations_done(folder: Path) -> int:
-    """Return how many iterations the last checkpoint of a run has behind it; 0 without one."""
-    checkpoints = list_checkpoints(folder / "checkpoints")
-    return int(checkpoints[-1].name.removeprefix("step_")) if checkpoints else 0
+    def checkpoint_path(self, step: int) -> Path:
+        """The checkpoint after so many iterations."""
+        return self.checkpoints_path / f"step_{step}"
 
+    @property
+    def final_path(self) -> Path:
+        """The folder of the policies at the end."""
+        return self.path / _FINAL
 
-def num_rows(folder: Path) -> int:
-    """Return how many iterations a run has logged; it may be more than its checkpoints hold."""
-    path = folder / "metrics.jsonl"
-    return len(read_metrics(path)) if path.is_file() else 0
+    @property
+    def partial_final_path(self) -> Path:
+        """Where `final_path` is written until it is whole."""
+        return self.path / f".{_FINAL}.tmp"
 
+    def policy_path(self, name: str) -> Path:
+        """A policy at the end."""
+        return self.final_path / name
 
-def has_progress(folder: Path) -> bool:
-    """Return whether there is anything of a run to lose."""
-    return iterations_done(folder) > 0 or num_rows(folder) > 0
+    @property
+    def evaluation_path(self) -> Path:
+        """How the policies do on held-out queries."""
+        return self.path / "evaluation.json"
 
+    @property
+    def report_path(self) -> Path:
+        """The page of the run."""
+        return self.path / "report.html"
 
-def is_finished(config: TrainConfig) -> bool:
-    """Return whether the run that is in the folder of a configuration is this one, to its end."""
-    folder = config.run_folder
-    evaluated = not config.evaluation_queries or (folder / "evaluation.json").is_file()
-    return (
-        iterations_done(folder) == config.iterations
-        and evaluated
-        and all((folder / name).exists() for name in ("final", "report.html"))
-        and {**read_config(folder).to_json(), "out": ""} == {**config.to_json(), "out": ""}
-    )
+    @property
+    def log_path(self) -> Path:
+        """Where `compare`, or a shell, sends what a run prints: known, but not ours to move."""
+        return self.path / "log.txt"
 
+    @property
+    def tensorboard_path(self) -> Path:
+        """The event files of TensorBoard."""
+        return self.path / "tensorboard"
 
-@contextmanager
-def begun(folder: Path, *, resume: bool) -> Iterator[Callable[[], None]]:
-    """Begin a run in a folder, or go on with it, so that a start that fails changes nothing.
+    @property
+    def wandb_path(self) -> Path:
+        """What Weights & Biases keeps."""
+        return self.path / "wandb"
 
-    What a new run replaces is set aside first. The end of a shorter run goes when this one goes on.
+    @property
+    def wandb_id_path(self) -> Path:
+        """The id under which Weights & Biases knows the run."""
+        return self.wandb_path / "run_id"
 
-    Yields:
-        What to call once there is a row of the run. An error before that gives back what was there.
-    """
-    missing = [p for p in (folder, *folder.absolute().parents) if not p.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / _REPLACED
-    if not resume:
-        _set_aside(folder, aside)
-    has_begun = False
+    def adapters_path(self, rank: int) -> Path:
+        """Where one process pushes the adapters of its engine from."""
+        return self.path / f"{_ADAPTERS}{rank}"
 
-    def begin() -> None:
-        nonlocal has_begun
-        if not has_begun:
-            _remove([aside, *((folder / name for name in _ENDING) if resume else ())])
-            has_begun = True
+    @property
+    def replaced_path(self) -> Path:
+        """What a new run replaces, until it has a row of its own."""
+        return self.path / ".replaced"
 
-    try:
-        yield begin
-    except BaseException:
-        if not has_begun and not resume:
-            _remove(_entries(folder))
-            for path in aside.iterdir() if aside.is_dir() else ():
-                os.replace(path, folder / path.name)
-            for path in (aside, *missing):
-                with suppress(OSError):
-                    path.rmdir()
-        raise
+    @property
+    def ending(self) -> list[Path]:
+        """What is written of a run once it has ended; untrue when it goes on."""
+        return [self.final_path, self.partial_final_path, self.evaluation_path, self.report_path]
 
+    def entries(self) -> list[Path]:
+        """Return what a run has written to its folder, `log_path` and `replaced_path` left out."""
+        known = {
+            *(self.config_path, self.provenance_path, self.checkpoints_path, *self.ending),
+            *(self.metrics_path, self.samples_path, self.histograms_path),
+            *(self.tensorboard_path, self.wandb_path, *self.path.glob(f"{_ADAPTERS}[0-9]*")),
+            *self.cut_short(),
+        }
+        return [path for path in self.path.iterdir() if path in known]
 
-def _set_aside(folder: Path, aside: Path) -> None:
-    """Move a run out of the way, or what a start that was killed has left beside one."""
-    if aside.exists():
-        _remove(_entries(folder))
-    elif entries := _entries(folder):
-        aside.mkdir()
-        for path in entries:
-            os.replace(path, aside / path.name)
+    def cut_short(self) -> list[Path]:
+        """Return files that were being written when their process was killed."""
+        return list(self.path.glob(".*.tmp"))
 
+    def read_config(self) -> TrainConfig:
+        """Read the configuration.
 
-def _entries(folder: Path) -> list[Path]:
-    """Return what a run has written to its folder."""
-    return [
-        path
-        for path in folder.iterdir()
-        if path.name in _ENTRIES or _CUT_SHORT.fullmatch(path.name)
-    ]
+        Raises:
+            ValueError: if there is no run in the folder, or none that this version reads.
+        """
+        if not self.config_path.is_file():
+            raise ValueError(f"Expected a run folder with a config.json, got {self}.")
+        return TrainConfig.from_json(self.read_config_values())
 
+    def read_config_values(self) -> dict[str, Any]:
+        """Read the configuration as it stands in the file, whichever version wrote it."""
+        return read_object(self.config_path) if self.config_path.is_file() else {}
 
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+    def write_config(self, config: TrainConfig) -> None:
+        """Write the configuration."""
+        write_json(self.config_path, config.to_json())
+
+    def read_metrics(self) -> list[MetricRow]:
+        """Read the metrics of all iterations; they may be more than the checkpoints hold."""
+        return read_metrics(self.metrics_path) if self.metrics_path.is_file() else []
+
+    def read_samples(self) -> list[SampleRow]:
+        """Read the sampled texts."""
+        return read_samples(self.samples_path) if self.samples_path.is_file() else []
+
+    def read_histograms(self) -> list[HistogramRow]:
+        """Read the histograms of all iterations."""
+        return read_histograms(self.histograms_path) if self.histograms_path.is_file() else []
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """Read the evaluation."""
+        return read_object(self.evaluation_path) if self.evaluation_path.is_file() else {}
+
+    def write_evaluation(self, evaluation: Mapping[str, object]) -> None:
+        """Write an evaluation."""
+        write_json(self.evaluation_path, evaluation)
+
+    def read_provenance(self) -> list[Entry]:
+        """Read what made the run."""
+        return read_provenance(self.provenance_path)
+
+    def steps(self) -> list[int]:
+        """Return how many iterations each whole checkpoint has behind it, in order."""
+        found = [_STEP.fullmatch(path.name) for path in self.checkpoints_path.glob("*")]
+        return sorted(int(step[1]) for step in found if step)
+
+    def checkpoints(self) -> list[Path]:
+        """Return the whole checkpoints, oldest first."""
+        return [self.checkpoint_path(step) for step in self.steps()]
+
+    def iterations_done(self) -> int:
+        """Return how many iterations the last checkpoint has behind it; 0 without one."""
+        return max(self.steps(), default=0)
+
+    def final_policies(self) -> list[Path]:
+        """Return the policies of a run that has ended."""
+        return sorted(self.final_path.glob("llm_*"))
+
+    def has_progress(self) -> bool:
+        """Return whether there is anything of a run to lose."""
+        return bool(self.steps() or self.read_metrics())
+
+    def is_finished(self, config: TrainConfig) -> bool:
+        """Return whether the run of a configuration, in whichever folder, is here to its end.
+
+        A run without weights is, too, if it has been evaluated and has all rows: only somebody who
+        keeps the figures and not the weights leaves one, since no evaluation is without weights.
+        """
+        if self.steps():
+            whole = self.final_path.is_dir() and self.report_path.is_file()
+            done = self.iterations_done() if whole else 0
         else:
-            path.unlink(missing_ok=True)
+            done = len(self.read_metrics()) if self.evaluation_path.is_file() else 0
+        evaluated = self.evaluation_path.is_file() or not config.evaluation_queries
+        if done != config.iterations or not evaluated or not self.config_path.is_file():
+            return False
+        return {**self.read_config().to_json(), "out": ""} == {**config.to_json(), "out": ""}

@@ -16,10 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from agents.records.rows import write_atomically
-
-PROVENANCE = "provenance.json"
-
+from agents.records.objects import write_json
 
 _ROOT = Path(__file__).parents[2]
 
@@ -50,28 +47,27 @@ def facts(device: str) -> Entry:
     }
 
 
-def record(folder: Path, first_iteration: int, now: Mapping[str, object]) -> None:
+def record(path: Path, first_iteration: int, now: Mapping[str, object]) -> None:
     """Note what makes the iterations from here on, if it is not what made those before.
 
     Args:
-        folder: of the run.
+        path: of the file.
         first_iteration: 0, or where it is resumed.
         now: from `facts`.
     """
-    kept = [e for e in read_provenance(folder) if e["first_iteration"] < first_iteration]
+    kept = [e for e in read_provenance(path) if e["first_iteration"] < first_iteration]
     entry = {"first_iteration": first_iteration, **now}
     if not kept or {**kept[-1], "first_iteration": first_iteration} != entry:
         kept.append(entry)
-        write_atomically(folder / PROVENANCE, json.dumps(kept, indent=2) + "\n")
+        write_json(path, kept)
 
 
-def read_provenance(folder: Path) -> list[Entry]:
-    """Return the entries of a run; none if it has none, as runs of earlier versions.
+def read_provenance(path: Path) -> list[Entry]:
+    """Return the entries of a file; none if there is none, as in runs of earlier versions.
 
     Raises:
         ValueError: if the file holds something else.
     """
-    path = folder / PROVENANCE
     if not path.is_file():
         return []
     try:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agents.maths.figures import finite_mean, finite_sum, smoothing_window, wall_time
+from agents.records.folder import RunFolder
 from agents.records.provenance import Entry
 from agents.records.rows import (
     HistogramRow,
@@ -93,7 +94,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     Raises:
         ValueError: The folder holds no run, or a file in it is not what a run writes.
     """
-    path = out or run / "report.html"
+    path = out or RunFolder(run).report_path
     write_atomically(path, _page(read_run(run)))
     return path
 
@@ -101,7 +102,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 def _page(run: RunFiles) -> str:
     names = policy_names(run.rows)
     sections = [
-        _header(run.name, run.config, run.rows),
+        _header(run.folder.name, run.config, run.rows),
         _headline(run.rows, names),
         _curves(run.rows, names),
         _roles(run.rows, names),
@@ -111,7 +112,7 @@ def _page(run: RunFiles) -> str:
         _configuration(run.config),
         _made_by(run.provenance),
     ]
-    return document(_title(run.name, run.config), sections)
+    return document(_title(run.folder.name, run.config), sections)
 
 
 def _title(name: str, config: Mapping[str, object]) -> str:

@@ -59,7 +59,6 @@ class Entry:
     """A run on the page."""
 
     run: RunFiles
-    folder: Path
     label: str
     """Different for every run."""
     group: str
@@ -115,13 +114,11 @@ def _entries(folders: Sequence[Path]) -> list[Entry]:
         numbers.append(configs.index(config))
     fields = [key for key in _differing(runs) if key not in _NOT_DECIDING]
     entries: list[Entry] = []
-    for run, folder, label, place in zip(runs, folders, labels, numbers, strict=True):
+    for run, label, place in zip(runs, labels, numbers, strict=True):
         values = ", ".join(f"{key} {value_text(run.config.get(key))}" for key in fields)
         colour, style = place % NUM_COLOURS, place // NUM_COLOURS
         name = values or labels[numbers.index(place)]
-        entries.append(
-            Entry(run=run, folder=folder, label=label, group=name, colour=colour, style=style)
-        )
+        entries.append(Entry(run=run, label=label, group=name, colour=colour, style=style))
     return entries
 
 
@@ -174,7 +171,7 @@ def _section(title: str, note: str, body: str, *, folded: bool = False) -> str:
 
 def _link(entry: Entry, base: Path) -> str:
     """The label of a run, which leads to its own page where it has one."""
-    page = entry.folder / "report.html"
+    page = entry.run.folder.report_path
     if not page.is_file():
         return escaped(entry.label)
     address = quote(Path(os.path.relpath(page.resolve(), base)).as_posix())

@@ -6,7 +6,6 @@ policies of one run are not independent, so intervals and tests are over seeds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -15,14 +14,7 @@ from rich.console import Console
 
 from agents.maths.figures import finite_sum
 from agents.maths.statistics import bootstrap_interval, hypervolume, sign_flip_p
-from agents.records.rows import (
-    REFERENCE,
-    MetricRow,
-    is_reference,
-    number,
-    policy_names,
-    read_metrics,
-)
+from agents.records.rows import REFERENCE, MetricRow, is_reference, number, policy_names
 from agents.studies.plan import Job
 from agents.terminal.tables import Column, stacked
 
@@ -61,16 +53,14 @@ class Outcome(TypedDict):
 
 def read_outcome(job: Job) -> Outcome:
     """Read what a finished run has come to."""
-    folder = job.config.run_folder
-    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     alone = {
         row["name"]: {figure: float(row[figure][0]) for figure in FIGURES}
-        for row in evaluation["rows"]
+        for row in job.folder.read_evaluation()["rows"]
         if " after " not in row["name"]
     }
     reference = next(figures for name, figures in alone.items() if is_reference(name))
     policies = {name: figures for name, figures in alone.items() if not is_reference(name)}
-    rows = read_metrics(folder / "metrics.jsonl")
+    rows = job.folder.read_metrics()
     return Outcome(
         variant=job.variant,
         setting=job.setting,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from agents.maths.figures import moving_mean, smoothing_window
-from agents.records.provenance import read_provenance, version_name, versions
-from agents.records.rows import MetricRow, number, policy_names, read_metrics, write_atomically
+from agents.records.objects import write_json
+from agents.records.provenance import version_name, versions
+from agents.records.rows import MetricRow, number, policy_names
 from agents.records.view import read_run
 from agents.reports.html import cell, colour_class, column_scale, escaped, interval_cell, panel
 from agents.reports.runs_page import Entry, write_page
@@ -36,7 +36,7 @@ _NAMED = 3
 
 def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Path) -> Path:
     """Write `results.json`, two pictures for print and `compare.html`; return the page."""
-    write_atomically(folder / "results.json", json.dumps(list(outcomes), indent=2) + "\n")
+    write_json(folder / "results.json", list(outcomes))
     _curves_png(jobs, folder / "curves.png")
     _plane_png(outcomes, folder / "plane.png")
     lead = [_table(outcomes, version_lines(jobs)), _plane(outcomes)]
@@ -49,8 +49,7 @@ def _entries(jobs: Sequence[Job]) -> list[Entry]:
     settings = list(dict.fromkeys(job.setting for job in jobs))
     return [
         Entry(
-            run=read_run(job.config.run_folder),
-            folder=job.config.run_folder,
+            run=read_run(job.folder.path),
             label=job.name,
             group=" ".join(filter(None, (job.variant, job.setting))),
             colour=variants.index(job.variant),
@@ -143,14 +142,14 @@ def version_lines(jobs: Sequence[Job]) -> list[str]:
     """Return which versions of the code made the runs; nothing if it was one."""
     made: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
-        made.setdefault(versions(read_provenance(job.config.run_folder)), []).append(job)
+        made.setdefault(versions(job.folder.read_provenance()), []).append(job)
     if len(made) == 1:
         return []
     lines = ["Several versions of the code made these runs:"]
     for some in made.values():
         more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
         named = ", ".join(job.name for job in some[:_NAMED])
-        name = version_name(read_provenance(some[0].config.run_folder))
+        name = version_name(some[0].folder.read_provenance())
         lines.append(f"{name}: {named}{more}")
     return lines
 
@@ -197,7 +196,7 @@ def _curves_png(jobs: Sequence[Job], path: Path) -> None:
     groups: dict[str, list[list[MetricRow]]] = {}
     for job in jobs:
         label = " ".join(filter(None, (job.variant, job.setting)))
-        groups.setdefault(label, []).append(read_metrics(job.config.run_folder / "metrics.jsonl"))
+        groups.setdefault(label, []).append(job.folder.read_metrics())
     figure = _figure(12, 3.6)
     for axes, (metric, title) in zip(figure.subplots(1, 3), _PANELS.items(), strict=True):
         for index, (label, runs) in enumerate(groups.items()):

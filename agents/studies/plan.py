@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.config.train import TrainConfig
+from agents.records.folder import RunFolder
 from agents.registries import ALGORITHMS, VARIANTS
 from cory_env.names import unknown_name
 
@@ -22,6 +23,16 @@ class Job:
     setting: str
     """The values of the grid, such as `kl_coef=0.1`; empty without one."""
     config: TrainConfig
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where it is written."""
+        return RunFolder(self.config.run_folder)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is there to its end, evaluation included."""
+        return self.folder.is_finished(self.config)
 
     @property
     def name(self) -> str:
@@ -77,6 +88,12 @@ def plan(base: TrainConfig, grid: Grid, out: Path) -> list[Job]:
                 config = replace(base, **{**values, "iterations": iterations})
                 jobs.append(Job(variant=variant, setting=label, config=config))
     return jobs
+
+
+def evaluated_runs(out: Path) -> list[RunFolder]:
+    """Return the runs in the folder of a comparison that have been evaluated, of any plan."""
+    folders = [RunFolder(path) for path in sorted(out.glob("runs/*/*/*"))]
+    return [folder for folder in folders if folder.evaluation_path.is_file()]
 
 
 def check_effect(start: TrainConfig, base: TrainConfig, jobs: Sequence[Job]) -> None:

@@ -6,7 +6,6 @@ run that is finished is not repeated, one that was cut goes on, and one that fai
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,8 +18,6 @@ from rich.console import Console
 from agents.config.plugins import command_line
 from agents.config.train import TrainConfig
 from agents.maths.figures import wall_time
-from agents.records.folder import has_progress, num_rows
-from agents.records.rows import write_atomically
 from agents.studies.plan import Grid, Job, plan
 from agents.terminal.streams import go_on, lasting_streams
 
@@ -46,7 +43,7 @@ def compare(
     check_stored_plans(jobs)
     if dry_run:
         for job in jobs:
-            state = "finished" if finished(job) else "to do"
+            state = "finished" if job.is_finished else "to do"
             console.print(f"{job.config.out}: {state}", highlight=False, soft_wrap=True)
         return 0
     with lasting_streams(go_on):
@@ -55,7 +52,7 @@ def compare(
 
 def _compare(jobs: Sequence[Job], out: Path, at_a_time: int, console: Console) -> int:
     failed = run_jobs(jobs, at_a_time=at_a_time, console=console)
-    ended = [job for job in jobs if finished(job)]
+    ended = [job for job in jobs if job.is_finished]
     if ended:
         from agents.studies.outcomes import print_summary, read_outcome
         from agents.studies.page import version_lines, write_findings
@@ -69,19 +66,13 @@ def _compare(jobs: Sequence[Job], out: Path, at_a_time: int, console: Console) -
     return 1 if failed else 0
 
 
-def finished(job: Job) -> bool:
-    """Return whether a run has done all its iterations and has been evaluated after them."""
-    folder = job.config.run_folder
-    return (folder / "evaluation.json").is_file() and num_rows(folder) >= job.config.iterations
-
-
 def run_jobs(jobs: Sequence[Job], *, at_a_time: int, console: Console) -> list[Job]:
     """Run what is not finished and return what failed.
 
     Raises:
         KeyboardInterrupt: once all runs under way have saved.
     """
-    waiting = [job for job in jobs if not finished(job)]
+    waiting = [job for job in jobs if not job.is_finished]
     running: dict[subprocess.Popen[bytes], Job] = {}
     failed: list[Job] = []
     total, begun = len(waiting), time.monotonic()
@@ -96,7 +87,7 @@ def run_jobs(jobs: Sequence[Job], *, at_a_time: int, console: Console) -> list[J
             for process in [process for process in running if process.poll() is not None]:
                 job = running.pop(process)
                 done = total - len(waiting) - len(running)
-                if process.returncode != 0 or not finished(job):
+                if process.returncode != 0 or not job.is_finished:
                     failed.append(job)
                 _report(job, job in failed, done, total, time.monotonic() - begun, console)
     except KeyboardInterrupt:
@@ -107,15 +98,13 @@ def run_jobs(jobs: Sequence[Job], *, at_a_time: int, console: Console) -> list[J
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
     """Start a run, or go on with it: both are a run folder with a configuration, resumed."""
-    folder = job.config.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "config.json").exists() or not has_progress(folder):
-        text = json.dumps(job.config.to_json(), indent=2) + "\n"
-        write_atomically(folder / "config.json", text)
+    job.folder.path.mkdir(parents=True, exist_ok=True)
+    if not (job.folder.config_path.exists() and job.folder.has_progress()):
+        job.folder.write_config(job.config)
     command = [sys.executable, "-m", "agents", "train", job.config.task]
     command += command_line(job.config.imports)
     command += ["--out", job.config.out, "--resume", "--iterations", str(job.config.iterations)]
-    with (folder / "log.txt").open("ab") as log:
+    with job.folder.log_path.open("ab") as log:
         return subprocess.Popen(
             command,
             stdout=log,
@@ -131,7 +120,7 @@ def _report(
     job: Job, failed: bool, done: int, total: int, elapsed_s: float, console: Console
 ) -> None:
     left = wall_time(elapsed_s / done * (total - done))
-    end = f"FAILED, see {job.config.run_folder / 'log.txt'}" if failed else "finished"
+    end = f"FAILED, see {job.folder.log_path}" if failed else "finished"
     text = f"{done}/{total} {job.name}: {end}; left {left}"
     console.print(text, highlight=False, soft_wrap=True)
 
@@ -155,13 +144,12 @@ def check_stored_plans(jobs: Sequence[Job]) -> None:
         ValueError: if one was made with other settings.
     """
     for job in jobs:
-        path: Path = job.config.run_folder / "config.json"
-        if not path.is_file() or not has_progress(path.parent):
+        stored = job.folder.read_config_values()
+        if not stored or not job.folder.has_progress():
             continue
-        stored = json.loads(path.read_text(encoding="utf-8"))
         for name, value in job.config.to_json().items():
             if stored.get(name, value) != value:
                 raise ValueError(
-                    f"Expected {name}={stored[name]!r} as in {job.config.run_folder}, got "
+                    f"Expected {name}={stored[name]!r} as in {job.folder}, got "
                     f"{value!r}: pass the same settings to go on, or another --out."
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from torch import Tensor
@@ -26,7 +25,7 @@ from agents.engines.start import make_engine
 from agents.errors import DivergenceError, EngineError
 from agents.evaluation.rows import Evaluation
 from agents.evaluation.samples import references, sample_texts
-from agents.evaluation.score import evaluate_policies, write_evaluation
+from agents.evaluation.score import evaluate_policies
 from agents.evaluation.tables import print_evaluation
 from agents.maths.schedules import schedule_factor
 from agents.models.loading import pick_device
@@ -37,22 +36,10 @@ from agents.records.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from agents.records.folder import (
-    begun,
-    check_run_folder,
-    is_finished,
-    list_checkpoints,
-    read_config,
-)
+from agents.records.folder import RunFolder
 from agents.records.provenance import facts, record
-from agents.records.rows import (
-    MetricRow,
-    number,
-    policy_names,
-    read_metrics,
-    read_samples,
-    write_atomically,
-)
+from agents.records.rows import MetricRow, number, policy_names
+from agents.records.start import begun, check_run_folder
 from agents.reports.run_page import write_report
 from agents.rewards.classifier import ClassifierReward
 from agents.terminal.hush import hushed
@@ -131,20 +118,20 @@ def train(
 def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console) -> Run:
     check_launcher()
     world = join_world(pick_device(config.device))
-    folder = config.run_folder
+    folder = RunFolder(config.run_folder)
     check_run_folder(config, resume=resume, overwrite=overwrite)
     check_trackers(config)
-    finished = resume and is_finished(config)
+    finished = resume and folder.is_finished(config)
     world.any(False)  # nobody writes before everybody has checked
     if not world.writes:
         console = Console(quiet=True)
     if finished:
-        return _read_finished(config, console)
+        return _read_finished(folder, config, console)
     trainer = Trainer(config, world)
     done = _restore(trainer, folder) if resume else 0
     trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, world.rank)
     if done:
-        _say_new_schedule(read_config(folder), config, done, console)
+        _say_new_schedule(folder.read_config(), config, done, console)
     if isinstance(trainer.parts.reward, ClassifierReward):
         console.print(f"The reward is the {trainer.parts.reward.description}.")
     with (
@@ -153,9 +140,9 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
         closing(trainer.engine),
         TemporaryDirectory() as scratch,
     ):
-        out = folder if world.writes else Path(scratch)
+        out = folder.path if world.writes else Path(scratch)
         if world.writes:
-            _write_start(trainer, config, done)
+            _write_start(trainer, folder, config, done)
         trackers = open_trackers(config, done, console) if world.writes else ()
         with (
             MetricLogger(out, config.iterations, console=console, trackers=trackers) as logger,
@@ -168,49 +155,49 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
 
 def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
     """Write what there is to write at the end of a run, then show it."""
-    world, folder = trainer.world, trainer.config.run_folder
+    world, folder = trainer.world, RunFolder(trainer.config.run_folder)
     with world.together():
         evaluation = None if stopped_by else _finish(trainer, folder)
     if world.writes:
-        report = write_report(folder)
+        report = write_report(folder.path)
         if stopped_by:
             console.print(
                 f"Interrupted after {done} iterations, saved; go on with --resume. See {report}."
             )
         else:
-            print_before_after(read_samples(folder / "samples.jsonl"), console)
+            print_before_after(folder.read_samples(), console)
             if evaluation:
                 print_evaluation(evaluation, console)
             console.print(f"The run is in {folder}, its page is {report}.")
     world.any(False)  # the first one has written all that the others may read
-    metrics = read_metrics(folder / "metrics.jsonl")
-    return Run(folder=folder, metrics=metrics, evaluation=evaluation, stopped_by=stopped_by)
+    metrics = folder.read_metrics()
+    return Run(folder=folder.path, metrics=metrics, evaluation=evaluation, stopped_by=stopped_by)
 
 
-def _write_start(trainer: Trainer, config: TrainConfig, done: int) -> None:
-    text = json.dumps(config.to_json(), indent=2) + "\n"
-    write_atomically(config.run_folder / "config.json", text)
+def _write_start(trainer: Trainer, folder: RunFolder, config: TrainConfig, done: int) -> None:
+    folder.write_config(config)
     made_by = facts(pick_device(config.device).type)
     if isinstance(trainer.parts.reward, ClassifierReward):
         made_by["reward"] = trainer.parts.reward.description
-    record(config.run_folder, done, made_by)
+    record(folder.provenance_path, done, made_by)
 
 
-def _read_finished(config: TrainConfig, console: Console) -> Run:
+def _read_finished(folder: RunFolder, config: TrainConfig, console: Console) -> Run:
     """Say that there is nothing to do, and return the run as it is."""
-    folder = config.run_folder
-    check_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
+    for last in folder.checkpoints()[-1:]:
+        check_checkpoint(last)
+    page = f"its page is {folder.report_path}"
+    if not folder.report_path.is_file():
+        page = f"`report {folder}` writes its page"
     console.print(
         f"The run in {folder} is finished: all {config.iterations} iterations are done. Pass "
-        f"--resume with more --iterations to go on; its page is {folder / 'report.html'}.",
+        f"--resume with more --iterations to go on; {page}.",
         highlight=False,
         soft_wrap=True,
     )
-    evaluation = None
-    if config.evaluation_queries:
-        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    metrics = read_metrics(folder / "metrics.jsonl")
-    return Run(folder=folder, metrics=metrics, evaluation=evaluation, stopped_by=0)
+    evaluation = cast("Evaluation", folder.read_evaluation()) if config.evaluation_queries else None
+    metrics = folder.read_metrics()
+    return Run(folder=folder.path, metrics=metrics, evaluation=evaluation, stopped_by=0)
 
 
 def _say_new_schedule(
@@ -247,7 +234,7 @@ def _check(config: TrainConfig) -> None:
 
 def _learn(
     trainer: Trainer,
-    folder: Path,
+    folder: RunFolder,
     logger: MetricLogger,
     done: int,
     stop: Sequence[int],
@@ -300,22 +287,19 @@ def _learn(
 
 
 def _save(
-    trainer: Trainer, folder: Path, done: int, state: tuple[dict[str, Tensor], dict[str, Any]]
+    trainer: Trainer, folder: RunFolder, done: int, state: tuple[dict[str, Tensor], dict[str, Any]]
 ) -> None:
     tensors, meta = state
     tensors = whole_tensors(tensors, keep=trainer.world.writes)
     if trainer.world.writes:
-        save_checkpoint(folder / "checkpoints", done, tensors, meta, trainer.config.keep)
+        save_checkpoint(folder, done, tensors, meta, trainer.config.keep)
 
 
-def _restore(trainer: Trainer, folder: Path) -> int:
+def _restore(trainer: Trainer, folder: RunFolder) -> int:
     """Take up the last checkpoint, if there is one, and return the number of iterations done."""
-    checkpoints = list_checkpoints(folder / "checkpoints")
-    if not checkpoints:
-        return 0
-    path = checkpoints[-1]
-    trainer.load_state(*load_checkpoint(path))
-    return int(path.name.removeprefix("step_"))
+    for last in folder.checkpoints()[-1:]:
+        trainer.load_state(*load_checkpoint(last))
+    return folder.iterations_done()
 
 
 def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]) -> list[Any]:
@@ -328,7 +312,7 @@ def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]
     )
 
 
-def _finish(trainer: Trainer, folder: Path) -> Evaluation | None:
+def _finish(trainer: Trainer, folder: RunFolder) -> Evaluation | None:
     """Write the final policies, evaluate them and write their cards."""
     _write_final(trainer.policies, folder, trainer.world)
     config, evaluation = trainer.config, None
@@ -344,18 +328,18 @@ def _finish(trainer: Trainer, folder: Path) -> Evaluation | None:
         evaluation["iterations"] = config.iterations
     if trainer.world.writes:
         if evaluation:
-            write_evaluation(folder, evaluation)
-        write_cards(folder)
+            folder.write_evaluation(evaluation)
+        write_cards(folder.path)
     return evaluation
 
 
-def _write_final(policies: Mapping[str, LLMPolicy], folder: Path, world: World) -> None:
+def _write_final(policies: Mapping[str, LLMPolicy], folder: RunFolder, world: World) -> None:
     """Write `final/`, whole or not at all."""
-    temporary = folder / ".final.tmp"
+    temporary = folder.partial_final_path
     if world.writes:
         shutil.rmtree(temporary, ignore_errors=True)
     for name, policy in policies.items():
         policy.backbone.save_pretrained(name, temporary / name, writes=world.writes)
     if world.writes:
-        shutil.rmtree(folder / "final", ignore_errors=True)
-        os.replace(temporary, folder / "final")
+        shutil.rmtree(folder.final_path, ignore_errors=True)
+        os.replace(temporary, folder.final_path)

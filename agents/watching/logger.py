@@ -18,6 +18,7 @@ from typing import cast
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from agents.records.folder import RunFolder
 from agents.records.rows import (
     HistogramRow,
     MetricValue,
@@ -26,8 +27,6 @@ from agents.records.rows import (
     append_rows,
     is_reference,
     number,
-    read_metrics,
-    read_samples,
     truncate_rows,
 )
 from agents.watching.display import Progress, live_view, plain_line
@@ -63,9 +62,7 @@ class MetricLogger:
         trackers: Sequence[Tracker] = (),
     ) -> None:
         self.console = console or Console()
-        self._metrics_path = out / "metrics.jsonl"
-        self._samples_path = out / "samples.jsonl"
-        self._histograms_path = out / "histograms.jsonl"
+        self._folder = RunFolder(out)
         self._trackers = trackers
         self._total_iterations = total_iterations
         self._clock = clock
@@ -116,9 +113,9 @@ class MetricLogger:
                 f"Expected an `iteration` after {last}, got {iteration!r}. "
                 f"To go on from there, call `truncate_after` first."
             )
-        append_rows(self._metrics_path, [row])
+        append_rows(self._folder.metrics_path, [row])
         if histograms is not None:
-            append_histograms(self._histograms_path, histograms)
+            append_histograms(self._folder.histograms_path, histograms)
         self._rows.append(dict(row))
         self._logged_at.append(self._clock())
         if self._live is None:
@@ -133,7 +130,7 @@ class MetricLogger:
 
     def samples(self, rows: Sequence[SampleRow]) -> None:
         """Append sample texts; the first one of each policy is shown until the next call."""
-        append_rows(self._samples_path, rows)
+        append_rows(self._folder.samples_path, rows)
         self._show_texts(rows)
         for tracker in self._trackers:
             tracker.samples(rows)
@@ -144,24 +141,24 @@ class MetricLogger:
         A run that resumes with iteration k calls `truncate_after(k - 1)`, which keeps the samples
         of up to k updates. Each file is replaced atomically.
         """
-        truncate_rows(self._metrics_path, iteration)
-        truncate_rows(self._histograms_path, iteration)
-        truncate_rows(self._samples_path, iteration + 1 if iteration >= 0 else -1)
+        folder = self._folder
+        truncate_rows(folder.metrics_path, iteration)
+        truncate_rows(folder.histograms_path, iteration)
+        truncate_rows(folder.samples_path, iteration + 1 if iteration >= 0 else -1)
         self._load()
 
     def _drop_cut_short_lines(self) -> None:
         """Or the next row would be appended to the stump."""
-        for path in (self._metrics_path, self._samples_path, self._histograms_path):
+        folder = self._folder
+        for path in (folder.metrics_path, folder.samples_path, folder.histograms_path):
             if path.exists() and not path.read_bytes().endswith(b"\n"):
                 truncate_rows(path)
 
     def _load(self) -> None:
-        self._rows = read_metrics(self._metrics_path) if self._metrics_path.exists() else []
+        self._rows, texts = self._folder.read_metrics(), self._folder.read_samples()
         self._latest_texts: dict[str, SampleRow] = {}
-        if self._samples_path.exists():
-            rows = read_samples(self._samples_path)
-            last = max((row["iteration"] for row in rows), default=0)
-            self._show_texts([row for row in rows if row["iteration"] == last])
+        last = max((text["iteration"] for text in texts), default=0)
+        self._show_texts([text for text in texts if text["iteration"] == last])
 
     def _show_texts(self, rows: Sequence[SampleRow]) -> None:
         first: dict[str, SampleRow] = {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from agents.config.train import TrainConfig
+from agents.records.folder import RunFolder
 from agents.records.rows import HistogramRow, MetricValue, SampleRow
 from agents.watching.tracker import (
     COLUMNS,
@@ -28,7 +29,7 @@ class TensorBoardTracker(Tracker):
         """Open the files; what came after the checkpoint is purged."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = config.run_folder / "tensorboard"
+        folder = RunFolder(config.run_folder).tensorboard_path
         self._writer = SummaryWriter(str(folder), purge_step=done, flush_secs=30)
         fields = json.dumps(config.to_json(), indent=2)
         self._writer.add_text("configuration", f"```json\n{fields}\n```", done)

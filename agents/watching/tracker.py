@@ -12,14 +12,8 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from agents.config.train import TrainConfig
-from agents.records.rows import (
-    HistogramRow,
-    MetricValue,
-    SampleRow,
-    number,
-    printable,
-    read_metrics,
-)
+from agents.records.folder import RunFolder
+from agents.records.rows import HistogramRow, MetricValue, SampleRow, number, printable
 
 COLUMNS = ("policy", "role", "query", "response", "task_reward")
 """Of a table of samples."""
@@ -104,8 +98,7 @@ def last_tracked(config: TrainConfig, done: int) -> int:
     These trackers cannot forget. A resumed run repeats the iterations after its checkpoint exactly,
     so they are not told of them twice.
     """
-    path = config.run_folder / "metrics.jsonl"
-    rows = read_metrics(path) if done and path.is_file() else []
+    rows = RunFolder(config.run_folder).read_metrics() if done else []
     return int(number(rows[-1], "iteration")) if rows else -1
 
 

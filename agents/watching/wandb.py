@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from agents.config.train import TrainConfig
+from agents.records.folder import RunFolder
 from agents.records.rows import HistogramRow, MetricValue, SampleRow
 from agents.watching.tracker import (
     COLUMNS,
@@ -43,18 +44,18 @@ class WandbTracker(Tracker):
 
         self._wandb = wandb
         self._tracked = last_tracked(config, done)
-        folder = config.run_folder
-        (folder / "wandb").mkdir(parents=True, exist_ok=True)
-        id_file = folder / "wandb" / "run_id"
+        folder = RunFolder(config.run_folder)
+        folder.wandb_path.mkdir(parents=True, exist_ok=True)
+        id_file = folder.wandb_id_path
         if not id_file.is_file():
             id_file.write_text(secrets.token_hex(4), encoding="utf-8")
         with contextlib.redirect_stderr(io.StringIO()):  # it advertises
             self._run = wandb.init(
                 project=project(config),
-                name=folder.absolute().name,
+                name=folder.path.absolute().name,
                 id=id_file.read_text(encoding="utf-8").strip(),
                 resume="allow",
-                dir=str(folder),
+                dir=str(folder.path),
                 mode=wandb_mode(),
                 config=config.to_json(),
                 settings=wandb.Settings(silent=True, console="off"),

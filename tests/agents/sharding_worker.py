@@ -11,7 +11,8 @@ import torch
 from agents.config.train import TrainConfig
 from agents.distributed.sharding import held_bytes
 from agents.distributed.world import World, join_world
-from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.records.checkpoint import load_checkpoint
+from agents.records.folder import RunFolder
 from agents.training.loop import _save, _write_final
 from agents.training.trainer import Trainer
 
@@ -19,13 +20,14 @@ from agents.training.trainer import Trainer
 def learn(config: TrainConfig, world: World, until: int = 3) -> tuple[Trainer, list[dict]]:
     """Learn in `config.out` from its last checkpoint on; return the learner and its metrics."""
     trainer, done = Trainer(config, world), 0
-    if found := list_checkpoints(config.run_folder / "checkpoints"):
+    folder = RunFolder(config.run_folder)
+    if found := folder.checkpoints():
         trainer.load_state(*load_checkpoint(found[-1]))
-        done = int(found[-1].name.removeprefix("step_"))
+        done = folder.iterations_done()
     rows = [trainer.iterate(iteration) for iteration in range(done, until)]
     world.any(False)  # everybody has read the last checkpoint
-    _save(trainer, config.run_folder, until, trainer.state())
-    _write_final(trainer.policies, config.run_folder, world)
+    _save(trainer, folder, until, trainer.state())
+    _write_final(trainer.policies, folder, world)
     return trainer, rows
 
 

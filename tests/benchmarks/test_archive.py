@@ -10,6 +10,7 @@ import pytest
 
 from agents.cli.main import main
 from agents.config.train import TrainConfig
+from agents.studies.plan import evaluated_runs
 from benchmarks.archive import pack, unpack
 from tests.agents.studies.test_run import SMALL
 
@@ -48,6 +49,14 @@ def test_an_unpacked_comparison_shows_its_table_and_goes_on(tmp_path, capsys):
         unpack(tmp_path / "kept", tmp_path / "two")
     with pytest.raises(ValueError, match="finished runs in"):
         pack(tmp_path / "kept", tmp_path / "none")
+
+
+def test_the_runs_of_a_shipped_comparison_are_finished(tmp_path):
+    unpack(Path(__file__).parents[2] / "docs/results/twice", tmp_path)
+    runs = evaluated_runs(tmp_path)
+    assert len(runs) == 5
+    assert all(run.is_finished(run.read_config()) for run in runs)
+    assert all(run.read_config().run_folder == run.path for run in runs)
 
 
 def test_a_shipped_configuration_is_read_unless_it_asks_for_a_removed_fault():

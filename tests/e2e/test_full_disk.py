@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from agents.config.train import TrainConfig
-from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.records.checkpoint import load_checkpoint
+from agents.records.folder import RunFolder
 from agents.training.loop import train
 
 QUIET = Console(quiet=True)
@@ -33,7 +34,7 @@ def resume(config: TrainConfig, **options) -> subprocess.CompletedProcess[str]:
 
 
 def final_tensors(config: TrainConfig) -> dict[str, torch.Tensor]:
-    return load_checkpoint(list_checkpoints(config.run_folder / "checkpoints")[-1])[0]
+    return load_checkpoint(RunFolder(config.run_folder).checkpoints()[-1])[0]
 
 
 def no_large_files() -> None:

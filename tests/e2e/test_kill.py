@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from agents.config.train import TrainConfig
-from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.records.checkpoint import load_checkpoint
+from agents.records.folder import RunFolder
 from agents.records.rows import read_metrics
 from agents.training.loop import train
 
@@ -63,7 +64,7 @@ def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
             process.kill()
             process.join()
             killed += 1
-            found_at.append(len(list_checkpoints(parts / "checkpoints")))
+            found_at.append(len(RunFolder(parts).checkpoints()))
         elif process.exitcode != 0:
             pytest.fail(f"a run that had been killed {killed} times ended with {process.exitcode}")
     last = context.Process(target=learn, args=(str(parts),))
@@ -71,7 +72,7 @@ def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
     last.join()
     assert last.exitcode == 0
 
-    ends = [list_checkpoints(folder / "checkpoints")[-1] for folder in (parts, whole)]
+    ends = [RunFolder(folder).checkpoints()[-1] for folder in (parts, whole)]
     assert [end.name for end in ends] == ["step_60", "step_60"]
     (tensors, meta), (expected_tensors, expected_meta) = map(load_checkpoint, ends)
     assert meta == expected_meta

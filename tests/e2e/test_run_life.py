@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.records.checkpoint import list_checkpoints
+from agents.records.folder import RunFolder
 from agents.records.rows import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def wait_for_rows(out: Path, count: int, process: subprocess.Popen[str]) -> None
 
 
 def saved(out: Path) -> str:
-    return list_checkpoints(out / "checkpoints")[-1].name
+    return RunFolder(out).checkpoints()[-1].name
 
 
 def test_a_run_outlives_its_reader_and_its_report_is_written_unread(tmp_path):

@@ -12,7 +12,7 @@ from agents.cli import main as cli
 from agents.config import plugins
 from agents.config.plugins import import_plugins, import_remembered
 from agents.config.train import TrainConfig
-from agents.records.folder import read_config
+from agents.records.folder import RunFolder
 from agents.studies.run import command_line
 from cory_env.registry import REWARDS, TASKS
 
@@ -170,7 +170,7 @@ def test_commands_import_what_a_run_was_made_with(own, tmp_path, capsys):
     assert cli.main(argv) == 2
     assert "your own comes with --import FILE" in capsys.readouterr().err
     assert cli.main([*argv, "--import", str(own)]) == 0
-    assert read_config(tmp_path / "run").imports
+    assert RunFolder(tmp_path / "run").read_config().imports
     for command in (["evaluate", run, "--queries", "2"], ["report", run]):
         forget()
         assert cli.main(command) == 0

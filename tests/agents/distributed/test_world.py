@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from agents.config.train import TrainConfig
 from agents.distributed.world import World
-from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.records.checkpoint import load_checkpoint
+from agents.records.folder import RunFolder
 from agents.records.rows import read_metrics
 from agents.training.loop import train
 from agents.training.trainer import Trainer
@@ -102,7 +103,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_any_number(tmp_path,
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "Expected 2 processes to go on together, but process 0 has lost another one" in output
-    assert not list_checkpoints(parts.run_folder / "checkpoints")[-1].name.endswith("60")
+    assert not RunFolder(parts.run_folder).checkpoints()[-1].name.endswith("60")
     train(parts, resume=True)
     assert [row["iteration"] for row in read_metrics(metrics)] == list(range(60))
     rewards = [
@@ -114,10 +115,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_any_number(tmp_path,
     # Not to the bit: two processes have added in another order, and rounding grows until they draw
     # another token. At first they are the same, and the data and draws are so to the end.
     assert float((rewards[0] - rewards[1])[:10].abs().max()) < 0.1
-    states = [
-        load_checkpoint(list_checkpoints(c.run_folder / "checkpoints")[-1])[1]
-        for c in (whole, parts)
-    ]
+    states = [load_checkpoint(RunFolder(c.run_folder).checkpoints()[-1])[1] for c in (whole, parts)]
     assert states[0]["queries"] == states[1]["queries"]
 
 
@@ -133,8 +131,7 @@ def test_a_run_of_one_process_goes_on_with_two_and_an_interrupt_saves_it(tmp_pat
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     found, expected = (
-        load_checkpoint(list_checkpoints(c.run_folder / "checkpoints")[-1])[0]
-        for c in (parts, whole)
+        load_checkpoint(RunFolder(c.run_folder).checkpoints()[-1])[0] for c in (parts, whole)
     )
     for key in expected:
         if key.startswith("policy/"):

@@ -23,8 +23,8 @@ from agents.models.adapters import LoraBackbone, lora_config
 from agents.models.loading import EMBEDDED_MODEL, load_base
 from agents.models.tiny import tiny_model
 from agents.policies.llm import LLMPolicy
-from agents.records.checkpoint import list_checkpoints, load_checkpoint
-from agents.records.folder import read_config
+from agents.records.checkpoint import load_checkpoint
+from agents.records.folder import RunFolder
 from agents.training.loop import train
 from agents.training.trainer import Trainer
 from cory_env import make_task
@@ -492,7 +492,7 @@ def fails(capsys, argv: list[str], *parts: str) -> None:
 
 
 def last_state(config: TrainConfig):
-    return load_checkpoint(list_checkpoints(config.run_folder / "checkpoints")[-1])
+    return load_checkpoint(RunFolder(config.run_folder).checkpoints()[-1])
 
 
 def test_a_server_that_dies_ends_the_run_with_a_checkpoint_and_it_goes_on_to_the_same_end(
@@ -510,7 +510,7 @@ def test_a_server_that_dies_ends_the_run_with_a_checkpoint_and_it_goes_on_to_the
 
     fake.fault = dies
     fails(capsys, ["train", "toy", *flags(parts)], "Expected a vLLM server at", "vllm serve")
-    assert [p.name for p in list_checkpoints(parts.run_folder / "checkpoints")] == ["step_1"]
+    assert [p.name for p in RunFolder(parts.run_folder).checkpoints()] == ["step_1"]
     assert not (parts.run_folder / "adapters_0").exists()
     fake.fault = lambda path, count: None
     assert main(["train", "toy", "--resume", *flags(parts, "out")]) == 0
@@ -525,7 +525,7 @@ def test_a_run_may_go_on_with_a_server_elsewhere(server_config, fake):
     with serve(fake) as address:
         moved = replace(config, iterations=2, engine_url=address)
         assert not train(moved, resume=True, console=QUIET).interrupted
-    assert read_config(config.run_folder).engine_url == address
+    assert RunFolder(config.run_folder).read_config().engine_url == address
 
 
 def test_a_finished_run_holds_no_adapters_and_no_server_is_asked_to_evaluate(server_config, fake):

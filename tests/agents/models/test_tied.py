@@ -16,6 +16,7 @@ from agents.cli.main import main
 from agents.models.loading import load_base
 from agents.publishing.merge import merge
 from agents.records.checkpoint import load_checkpoint, save_checkpoint
+from agents.records.folder import RunFolder
 from agents.terminal.hush import hushed
 from tests.agents.small_models import CONFIGS, STORIES, make_base, model_backbone, move
 
@@ -198,7 +199,7 @@ def test_a_checkpoint_holds_a_tied_tensor_once(tmp_path):
     backbone = model_backbone("stories260K", adapter="full")
     move(backbone, ("llm_0",), 0.1)
     tensors = dict(backbone.parameters("llm_0"))
-    save_checkpoint(tmp_path, 1, tensors, {}, keep=1)
-    found, _ = load_checkpoint(tmp_path / "step_1")
+    save_checkpoint(RunFolder(tmp_path), 1, tensors, {}, keep=1)
+    found, _ = load_checkpoint(RunFolder(tmp_path).checkpoint_path(1))
     assert found.keys() == tensors.keys()
     assert not any("lm_head" in key for key in found)

@@ -1,11 +1,15 @@
-"""The life of a run folder: a start that fails changes nothing, and a record says what is there."""
+"""The run folder: who knows its names, what is there, and a start that fails changes nothing."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,8 @@ import pytest
 from rich.console import Console
 
 from agents.cli.main import main
+from agents.config.train import TrainConfig
+from agents.records.folder import RunFolder
 from agents.records.rows import read_metrics
 from agents.terminal.interrupts import Interrupted
 from agents.training import loop as trainer
@@ -48,6 +54,173 @@ def no_model(monkeypatch):
         raise AssertionError("a model was built")
 
     monkeypatch.setattr(Trainer, "__init__", build)
+
+
+ROOT = Path(__file__).parents[3]
+PATHS = [name for name, value in vars(RunFolder).items() if isinstance(value, property)]
+NAMES = {
+    part
+    for name in PATHS
+    if name.endswith("_path")
+    for part in getattr(RunFolder(Path()), name).parts
+}
+TRACKERS = {"tensorboard", "wandb"}
+"""Names of libraries, too: only as a part of a path are they those of folders."""
+OF_OTHERS = {("agents/models/files.py", "config.json"), ("agents/config/sources.py", "config.json")}
+"""What transformers calls the configuration of a model."""
+
+
+def names_of_run_files(source: str) -> Iterator[str]:
+    """Yield the literals in a module that name a file of a run, alone or as a part of a path."""
+    tree = ast.parse(source)
+    joined = {id(n.right) for n in ast.walk(tree) if isinstance(n, ast.BinOp)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        parts = node.value.split("/")
+        is_path = id(node) in joined or len(parts) > 1
+        names = NAMES if is_path else NAMES - TRACKERS
+        numbered = any(re.fullmatch(r"\.?(step|adapters)_(\d+|\*)?", part) for part in parts)
+        # In a sentence a name is for the reader.
+        if not re.search(r"\s", node.value) and (numbered or names & {*parts}):
+            yield node.value
+
+
+def test_nobody_else_knows_what_a_file_of_a_run_is_called():
+    assert {"config.json", "metrics.jsonl", "final", ".final.tmp", "wandb", "log.txt"} <= NAMES
+    found = set()
+    for path in sorted([*ROOT.glob("agents/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]):
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith("agents/records/"):
+            found |= {(name, literal) for literal in names_of_run_files(path.read_text("utf-8"))}
+    assert found == OF_OTHERS
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'folder / "metrics.jsonl"',
+        'folder.name == "final"',
+        'root.glob("runs/*/evaluation.json")',
+        'f"{folder}/step_{n}"',
+        'f"adapters_{rank}"',
+        'folder / "wandb"',
+        'path.name.removeprefix("step_")',
+    ],
+)
+def test_a_name_in_a_literal_is_found(source):
+    assert list(names_of_run_files(source))
+
+
+@pytest.mark.parametrize("source", ['"wandb"', '"Expected a final/ in it"', 'f"step_size={x}"'])
+def test_other_literals_are_left_alone(source):
+    assert not list(names_of_run_files(source))
+
+
+def folder_of(path: Path, config: TrainConfig, *, rows: int = 2, **there: bool) -> RunFolder:
+    """Write a run folder by hand: `rows`, and what is asked for of the rest."""
+    folder = RunFolder(path)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    folder.write_config(config)
+    folder.metrics_path.write_text("".join(f'{{"iteration": {i}}}\n' for i in range(rows)))
+    if there.get("checkpoint"):
+        folder.checkpoint_path(2).mkdir(parents=True)
+    if there.get("final"):
+        folder.final_path.mkdir()
+    if there.get("evaluation"):
+        folder.write_evaluation({"rows": []})
+    if there.get("report"):
+        folder.report_path.touch()
+    return folder
+
+
+def test_a_run_is_finished_when_all_of_its_end_is_there(tmp_path):
+    config = TrainConfig(task="toy", iterations=2, out="anywhere")
+    end = {"checkpoint": True, "final": True, "evaluation": True, "report": True}
+    path = tmp_path / "run"
+    folder = folder_of(path, config, **end)
+    assert folder.is_finished(config)
+    assert folder.is_finished(replace(config, out="elsewhere"))
+    assert not folder.is_finished(replace(config, iterations=3))
+    assert not folder.is_finished(replace(config, kl_coef=0.7))
+    for missing in ("final", "evaluation", "report"):
+        assert not folder_of(path, config, **{**end, missing: False}).is_finished(config), missing
+    folder_of(path, config, **end).config_path.unlink()
+    assert not folder.is_finished(config)
+    unasked = replace(config, evaluation_queries=0)
+    assert folder_of(path, unasked, **{**end, "evaluation": False}).is_finished(unasked)
+
+
+def test_of_a_run_whose_weights_were_not_kept_the_figures_say_whether_it_is_finished(tmp_path):
+    config = TrainConfig(task="toy", iterations=2)
+    path = tmp_path / "run"
+    assert folder_of(path, config, evaluation=True).is_finished(config)
+    assert not folder_of(path, config, rows=1, evaluation=True).is_finished(config)
+    # Killed between its last row and its first checkpoint.
+    assert not folder_of(path, config).is_finished(config)
+    unasked = replace(config, evaluation_queries=0)
+    assert not folder_of(path, unasked).is_finished(unasked)
+    assert not RunFolder(tmp_path / "nothing").is_finished(config)
+
+
+def test_a_run_without_its_weights_is_not_trained_again(tmp_path, no_model, capsys):
+    config = TrainConfig(task="toy", iterations=2, evaluation_queries=4)
+    path = folder_of(tmp_path / "run", config, evaluation=True).path
+    before = contents(path)
+    assert main(["train", "toy", "--resume", "--out", str(path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "is finished: all 2 iterations are done." in shown
+    assert f"`report {path}` writes its page" in shown
+    assert contents(path) == before
+
+
+def test_what_there_is_not_yet_is_empty(tmp_path):
+    folder = RunFolder(tmp_path / "nothing")
+    assert (folder.checkpoints(), folder.iterations_done(), folder.has_progress()) == ([], 0, False)
+    assert folder.read_metrics() == folder.read_samples() == folder.read_histograms() == []
+    assert folder.read_evaluation() == folder.read_config_values() == {}
+    assert folder.read_provenance() == folder.final_policies() == []
+
+
+def test_checkpoints_are_in_the_order_of_their_numbers(tmp_path):
+    folder = RunFolder(tmp_path)
+    for name in ("step_9", "step_10", ".step_11.tmp", "step_x", "other"):
+        (folder.checkpoints_path / name).mkdir(parents=True)
+    assert [path.name for path in folder.checkpoints()] == ["step_9", "step_10"]
+    assert folder.iterations_done() == 10
+
+
+def test_the_run_of_a_final_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert RunFolder.of_final(folder.final_path) == folder
+    assert RunFolder.of_final(folder.policy_path("llm_0")) is None
+
+
+@pytest.mark.parametrize("content", [b"{", b"[3]", b"\xff"])
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"Expected .* in .*config\.json, got"):
+        RunFolder(tmp_path).read_config()
+
+
+def test_every_file_of_a_run_is_known(toy_config):
+    pytest.importorskip("tensorboard")
+    config = toy_config(iterations=2, evaluation_queries=4, trackers="tensorboard")
+    train(config, console=QUIET)
+    folder = RunFolder(config.run_folder)
+    assert {*folder.entries()} == {*config.run_folder.iterdir()}
+    assert folder.tensorboard_path in folder.entries()
+
+
+def test_adapters_that_a_killed_run_left_behind_are_replaced_with_it(toy_config):
+    config = toy_config(iterations=1)
+    train(config, console=QUIET)
+    folder = RunFolder(config.run_folder)
+    (folder.adapters_path(1) / "llm_0-1").mkdir(parents=True)
+    train(config, overwrite=True, console=QUIET)
+    assert not folder.adapters_path(1).exists()
+    assert folder.is_finished(config)
 
 
 def test_a_start_that_fails_in_its_first_batch_leaves_nothing(toy_config, broken_reward, tmp_path):

@@ -81,21 +81,19 @@ def test_facts_are_of_this_process():
 
 
 def test_a_resumption_is_noted_if_something_has_changed(tmp_path):
-    record(tmp_path, 0, {"sources": "a", "threads": 1})
-    record(tmp_path, 4, {"sources": "a", "threads": 1})
-    record(tmp_path, 6, {"sources": "b", "threads": 1})
-    record(tmp_path, 9, {"sources": "b", "threads": 2})
-    assert [(e["first_iteration"], e["sources"]) for e in read_provenance(tmp_path)] == [
-        (0, "a"),
-        (6, "b"),
-        (9, "b"),
-    ]
+    path = tmp_path / "provenance.json"
+
+    def noted() -> list[tuple[int, str]]:
+        return [(entry["first_iteration"], entry["sources"]) for entry in read_provenance(path)]
+
+    record(path, 0, {"sources": "a", "threads": 1})
+    record(path, 4, {"sources": "a", "threads": 1})
+    record(path, 6, {"sources": "b", "threads": 1})
+    record(path, 9, {"sources": "b", "threads": 2})
+    assert noted() == [(0, "a"), (6, "b"), (9, "b")]
     # What came after the checkpoint that is resumed has been cut off.
-    record(tmp_path, 6, {"sources": "c", "threads": 1})
-    assert [(e["first_iteration"], e["sources"]) for e in read_provenance(tmp_path)] == [
-        (0, "a"),
-        (6, "c"),
-    ]
+    record(path, 6, {"sources": "c", "threads": 1})
+    assert noted() == [(0, "a"), (6, "c")]
 
 
 NO_ENTRIES = (
@@ -108,7 +106,7 @@ NO_ENTRIES = (
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "provenance.json").write_text(content)
     with pytest.raises(ValueError, match=r"list of entries in .*provenance.json"):
-        read_provenance(tmp_path)
+        read_provenance(tmp_path / "provenance.json")
 
 
 def test_a_version_is_called_by_its_first_commit():
@@ -127,7 +125,7 @@ def test_a_comparison_says_which_versions_made_its_runs(tmp_path):
         # A commit that changes no code is no other version.
         commit = f"commit-{job.config.seed}"
         code = "a" if job.variant == "ppo" else "b"
-        record(job.config.run_folder, 0, {"sources": code, "commit": commit})
+        record(job.folder.provenance_path, 0, {"sources": code, "commit": commit})
     assert version_lines(jobs[::2]) == []
     assert version_lines(jobs)[1:] == [
         "commit-0: ppo seed 0, ppo seed 1, ppo seed 2 and 1 more",
@@ -137,7 +135,7 @@ def test_a_comparison_says_which_versions_made_its_runs(tmp_path):
 
 def test_the_report_shows_it_as_text(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"task": "toy"}))
-    record(tmp_path, 0, {"sources": "<b>a</b>", "torch": "9.9"})
+    record(tmp_path / "provenance.json", 0, {"sources": "<b>a</b>", "torch": "9.9"})
     page = write_report(tmp_path).read_text()
     assert "Made by" in page
     assert "<dt>torch</dt><dd>9.9</dd>" in page

@@ -26,7 +26,7 @@ from agents.studies.outcomes import (
     training_path,
 )
 from agents.studies.plan import Grid, plan
-from agents.studies.run import check_stored_plans, finished
+from agents.studies.run import check_stored_plans
 
 SMALL = (
     *("--iterations", "2", "--batch-size", "8", "--minibatch-size", "8", "--epochs", "1"),
@@ -72,17 +72,6 @@ def test_a_run_that_never_began_is_planned_anew(tmp_path):
     (folder / "metrics.jsonl").write_text('{"iteration": 0}\n')
     with pytest.raises(ValueError, match=r"kl_coef=0\.1"):
         check_stored_plans([job(0.2)])
-
-
-def test_a_run_evaluated_on_its_way_is_not_finished(tmp_path):
-    job = plan(TrainConfig(task="toy", iterations=2), Grid(variants=("ppo",), seeds=1), tmp_path)[0]
-    folder = job.config.run_folder
-    folder.mkdir(parents=True)
-    (folder / "evaluation.json").write_text("{}")
-    (folder / "metrics.jsonl").write_text('{"iteration": 0}\n')
-    assert not finished(job)
-    (folder / "metrics.jsonl").write_text('{"iteration": 0}\n{"iteration": 1}\n')
-    assert finished(job)
 
 
 @pytest.mark.parametrize(

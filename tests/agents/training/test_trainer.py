@@ -16,7 +16,8 @@ from agents.algorithms import ALGORITHMS
 from agents.errors import DivergenceError
 from agents.evaluation.finished import evaluate
 from agents.parts import build_reward
-from agents.records.checkpoint import list_checkpoints, load_checkpoint
+from agents.records.checkpoint import load_checkpoint
+from agents.records.folder import RunFolder
 from agents.records.rows import read_metrics
 from agents.training.loop import train
 from agents.training.trainer import Trainer
@@ -30,7 +31,7 @@ KEYS = (
 
 
 def final_state(config):
-    return load_checkpoint(list_checkpoints(config.run_folder / "checkpoints")[-1])
+    return load_checkpoint(RunFolder(config.run_folder).checkpoints()[-1])
 
 
 def assert_same_state(found, expected):
@@ -135,7 +136,7 @@ def test_a_run_folder_holds_what_it_should(toy_config, adapter):
     assert run.metrics[2]["llm_0/combined_reward"] == pytest.approx(
         run.metrics[2]["llm_0/task_reward"] - 0.1 * run.metrics[2]["llm_0/kl"]
     )
-    assert [p.name for p in list_checkpoints(run.folder / "checkpoints")] == ["step_2", "step_4"]
+    assert [p.name for p in RunFolder(run.folder).checkpoints()] == ["step_2", "step_4"]
     assert {p.name for p in (run.folder / "final").iterdir()} == {"llm_0", "llm_1"}
     names = [row["name"] for row in run.evaluation["rows"]]
     assert names == ["reference", "llm_0", "llm_1", "llm_1 after llm_0", "llm_0 after llm_1"]
@@ -180,7 +181,7 @@ def test_an_interrupt_finishes_the_iteration_saves_and_resumes_to_the_same_end(
     monkeypatch.setattr(Trainer, "iterate", interrupted)
     run = train(cut, console=QUIET)
     assert run.interrupted
-    assert [p.name for p in list_checkpoints(cut.run_folder / "checkpoints")] == [
+    assert [p.name for p in RunFolder(cut.run_folder).checkpoints()] == [
         "step_2",
         "step_3",
     ]
@@ -216,7 +217,7 @@ def test_a_failing_reward_stops_the_run_and_names_the_example(toy_config, monkey
     monkeypatch.setattr(Trainer, "iterate", iterate)
     with pytest.raises(RewardError, match=r"ZeroDivisionError.*Example\(query="):
         train(config, console=QUIET)
-    assert [p.name for p in list_checkpoints(config.run_folder / "checkpoints")] == ["step_1"]
+    assert [p.name for p in RunFolder(config.run_folder).checkpoints()] == ["step_1"]
 
 
 def poisoned(trainer, policy="llm_0"):
@@ -255,7 +256,7 @@ def test_ten_updates_in_a_row_without_one_stop_the_run_with_a_checkpoint(toy_con
     with pytest.raises(DivergenceError, match="10 updates in a row"):
         train(config, console=QUIET)
     # two updates an iteration
-    assert [p.name for p in list_checkpoints(config.run_folder / "checkpoints")] == ["step_5"]
+    assert [p.name for p in RunFolder(config.run_folder).checkpoints()] == ["step_5"]
 
 
 @pytest.mark.parametrize("algorithm", ["mappo", "grpo"])

@@ -68,15 +68,7 @@ def play(
     env = raw_env(action_level="response", **options)
     rules = env.rules
     seat = seat or rules.roles[min(1, rules.observers)]
-    if seat not in rules.agents:
-        raise ValueError(unknown_name("a --seat", rules.agents, seat))
-    if partner is not None and not rules.observers:
-        raise ValueError(
-            "Expected --partner with another seat than yours, got a game without observers: leave "
-            "it out, or pass --observers 1."
-        )
-    if seed is not None and seed < 0:
-        raise ValueError(f"Expected --seed to be at least 0, got {seed}.")
+    _check_game(rules, seat, partner, seed)
     rng = np.random.default_rng(seed)
     player: Partner
     if partner is None and (rules.task.tokenizer is not None or not rules.observers):
@@ -94,6 +86,18 @@ def play(
     with contextlib.suppress(ImportError):  # Windows has none, and edits lines without it
         import readline  # noqa: F401 # `input` finds it
     Session(env, seat, player, rng).run()
+
+
+def _check_game(rules: Rules, seat: str, partner: Path | None, seed: int | None) -> None:
+    if seat not in rules.agents:
+        raise ValueError(unknown_name("a --seat", rules.agents, seat))
+    if partner is not None and not rules.observers:
+        raise ValueError(
+            "Expected --partner with another seat than yours, got a game without observers: leave "
+            "it out, or pass --observers 1."
+        )
+    if seed is not None and seed < 0:
+        raise ValueError(f"Expected --seed to be at least 0, got {seed}.")
 
 
 class Partner(Protocol):

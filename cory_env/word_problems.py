@@ -98,17 +98,8 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2, wording: str = "
     items = ITEMS[rng.integers(len(ITEMS))]
     words = {"He": he, "he": he.lower(), "him": him, "friend": friend, "items": items}
 
-    sentences: list[str] = []
-    steps: list[str] = []
-    if wording == "known" and rng.random() < 0.3:
-        groups, size = int(rng.integers(2, 10)), int(rng.integers(2, max(3, limit // 9)))
-        container = CONTAINERS[rng.integers(len(CONTAINERS))]
-        sentences.append(f"{name} has {groups} {container} with {size} {items} in each.")
-        count = groups * size
-        steps.append(f"{groups} * {size} = {count}")
-    else:
-        count = int(rng.integers(2, limit + 1))
-        sentences.append(f"{name} has {count} {items}.")
+    count, sentence, steps = _beginning(rng, f"{name} has", items, limit, wording)
+    sentences = [sentence]
     question = f"How many {items} does {name} have now?"
     while len(steps) < difficulty:
         divisors = [d for d in range(2, 10) if count % d == 0 and wording == "known"]
@@ -130,6 +121,20 @@ def word_problem(rng: np.random.Generator, difficulty: int = 2, wording: str = "
             count += k
     query = " ".join([*sentences, question])
     return Example(query, reference=f"{'; '.join(steps)} #### {count}")
+
+
+def _beginning(
+    rng: np.random.Generator, has: str, items: str, limit: int, wording: str
+) -> tuple[int, str, list[str]]:
+    """Draw what there is at first: its number, the sentence, and the step if it takes one."""
+    if wording == "known" and rng.random() < 0.3:
+        groups, size = int(rng.integers(2, 10)), int(rng.integers(2, max(3, limit // 9)))
+        container = CONTAINERS[rng.integers(len(CONTAINERS))]
+        count = groups * size
+        sentence = f"{has} {groups} {container} with {size} {items} in each."
+        return count, sentence, [f"{groups} * {size} = {count}"]
+    count = int(rng.integers(2, limit + 1))
+    return count, f"{has} {count} {items}.", []
 
 
 def pretraining_texts(rng: np.random.Generator) -> Iterator[str]:

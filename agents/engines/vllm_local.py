@@ -147,37 +147,32 @@ class VLLMEngine(Engine):
     ) -> Generated:
         """Sample one response to each prompt; see `Engine`."""
         prompt_ids, prompt_mask = policy.encode(prompts, max_new_tokens)
-        rows = unpadded(prompt_ids, prompt_mask)
+        shared = dict(
+            max_tokens=max_new_tokens,
+            temperature=0.0 if greedy else policy.temperature,
+            top_p=1.0 if greedy else policy.top_p,
+            logprobs=0,
+            ignore_eos=True,
+            stop_token_ids=policy.backbone.stop_ids.tolist(),
+            detokenize=False,
+            **logit_bias(policy),
+        )
         sampling_params = _import("vllm").SamplingParams
-        params = [
-            sampling_params(
-                max_tokens=max_new_tokens,
-                temperature=0.0 if greedy else policy.temperature,
-                top_p=1.0 if greedy else policy.top_p,
-                seed=seed,
-                logprobs=0,
-                ignore_eos=True,
-                stop_token_ids=policy.backbone.stop_ids.tolist(),
-                detokenize=False,
-                **logit_bias(policy),
-            )
-            for seed in row_seeds(uniforms)
-        ]
-        request = None
-        if policy.learns:
-            adapter = self._adapters.present[policy.name]
-            lora_request = _import("vllm.lora.request").LoRARequest
-            request = lora_request(adapter.name, adapter.number, str(adapter.folder))
         outputs = _ask(
             "generate",
             self._llm.generate,
-            [{"prompt_token_ids": row} for row in rows],
-            params,
+            [{"prompt_token_ids": row} for row in unpadded(prompt_ids, prompt_mask)],
+            [sampling_params(seed=seed, **shared) for seed in row_seeds(uniforms)],
             use_tqdm=False,
-            lora_request=request,
+            lora_request=self._lora_request(policy) if policy.learns else None,
         )
         sampled = [_sampled(output.outputs[0]) for output in outputs]
         return pack(policy, prompt_ids, prompt_mask, sampled, max_new_tokens)
+
+    def _lora_request(self, policy: LLMPolicy) -> Any:
+        adapter = self._adapters.present[policy.name]
+        lora_request = _import("vllm.lora.request").LoRARequest
+        return lora_request(adapter.name, adapter.number, str(adapter.folder))
 
     def rest(self) -> None:
         """Move the weights to main memory and drop the key-value cache."""

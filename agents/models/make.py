@@ -6,6 +6,7 @@ The base model itself is loaded in `loading.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from transformers import (
@@ -45,42 +46,33 @@ def make_backbone(
     """
     quantized = is_quantized(base)
     speed_up(base, device)
-    backbone: Backbone
-    if adapter == "full":
-        if quantized:
-            raise ValueError(
-                "Expected adapter lora or dora on a quantized base, whose weights cannot be "
-                "trained, got full: pass --adapter lora."
-            )
-        backbone = FullBackbone(
-            base,
-            tokenizer,
-            names,
-            dtype=dtype,
-            device=device,
-            gradient_checkpointing=gradient_checkpointing,
-            sharding=sharding,
-        )
-    else:
+    shared: dict[str, Any] = {
+        **{"device": device, "gradient_checkpointing": gradient_checkpointing},
+        "sharding": sharding,
+    }
+    if adapter != "full":
         config = lora_config(
             base, rank, targets=targets, rank_pattern=rank_pattern, dora=adapter == "dora"
         )
         if not quantized:
             cast_parameters(base, dtype)
-        backbone = LoraBackbone(
-            base,
-            tokenizer,
-            names,
-            config=config,
-            device=device,
-            seed=seed,
-            gradient_checkpointing=gradient_checkpointing,
-            sharding=sharding,
+        backbone = LoraBackbone(base, tokenizer, names, config=config, seed=seed, **shared)
+    elif not quantized:
+        backbone = FullBackbone(base, tokenizer, names, dtype=dtype, **shared)
+    else:
+        raise ValueError(
+            "Expected adapter lora or dora on a quantized base, whose weights cannot be "
+            "trained, got full: pass --adapter lora."
         )
-    exact = dtype == torch.float32 and not quantized
+    _check(backbone, exact=dtype == torch.float32 and not quantized)
+    return backbone
+
+
+def _check(backbone: Backbone, *, exact: bool) -> None:
+    """Compare a backbone to its model as a whole, and ask it for masks that graphs need."""
     # Sums in another order: in float32 the last digits; eight bits of bfloat16 or of a quantized
     # layer add up to a few per cent of the largest logit over the layers.
     tolerance = 1e-3 if exact else 0.1
     check_pieces(backbone, tolerance)
-    backbone.takes_wide_mask = device.type == "cuda" and takes_wide_mask(backbone, tolerance)
-    return backbone
+    on_gpu = backbone.device.type == "cuda"
+    backbone.takes_wide_mask = on_gpu and takes_wide_mask(backbone, tolerance)

@@ -111,46 +111,72 @@ def decode_recorded(
         pick: takes a token; without state, for it is recorded.
         record: False runs every step as it is, which needs no GPU.
     """
-    (count, length), steps = ids.shape, uniforms.shape[1]
-    cache = backbone.new_cache()
-    positions = token_positions(mask)
-    hidden = backbone.hidden(name, ids, mask, positions, cache)[:, -1]
-    room = -(-(length + steps) // _ALIGNED) * _ALIGNED
-    static = StaticCache(backbone.config, max_cache_len=room)
-    for layer, filled in zip(static.layers, cache.layers, strict=True):
-        layer.update(filled.keys, filled.values)  # type: ignore[union-attr]
-    read = torch.zeros(count, 1, 1, room, dtype=torch.bool, device=backbone.device)
-    read[:, 0, 0, :length] = mask
-    last, position = ids[:, -1:].clone(), positions[:, -1:].clone()
-    place = torch.zeros(1, dtype=torch.long, device=backbone.device)
-    tokens = torch.zeros(count, steps, dtype=torch.long, device=backbone.device)
-    log_probs = torch.zeros(count, steps, device=backbone.device)
-
-    def emit(hidden: Tensor) -> None:
-        drawn, chosen = pick(backbone.logits(name, hidden), uniforms.index_select(1, place)[:, 0])
-        tokens.index_copy_(1, place, drawn[:, None])
-        log_probs.index_copy_(1, place, chosen[:, None])
-        last.copy_(drawn[:, None])
-
-    def step() -> None:
-        read.index_fill_(3, place + length, True)
-        place.add_(1)
-        position.add_(1)
-        emit(backbone.hidden(name, last, read, position, static)[:, -1])
-
-    emit(hidden)
-    replay = step
+    steps = uniforms.shape[1]
+    step = _FixedStep(backbone, name, ids, mask, uniforms=uniforms, pick=pick)
+    replay = step.run
     for t in range(1, steps):
         if t == 2 and record:
-            replay = _recorded(step)
+            replay = _recorded(step.run)
         replay()
-        if t % _LOOK_EVERY == 0 and bool(_ends(tokens[:, :t], backbone).any(1).all()):
+        if t % _LOOK_EVERY == 0 and bool(_ends(step.tokens[:, :t], backbone).any(1).all()):
             break
-    ended = _ends(tokens, backbone).long().cumsum(1)
-    kept = torch.ones_like(tokens, dtype=torch.bool)
+    ended = _ends(step.tokens, backbone).long().cumsum(1)
+    kept = torch.ones_like(step.tokens, dtype=torch.bool)
     kept[:, 1:] = ended[:, :-1] == 0
     longest = int(kept.sum(1).max())
-    return Decoded(tokens[:, :longest], log_probs[:, :longest], kept[:, :longest])
+    return Decoded(step.tokens[:, :longest], step.log_probs[:, :longest], kept[:, :longest])
+
+
+class _FixedStep:
+    """A step of decoding between tensors that stay where they are, so that it can be recorded.
+
+    The first token is sampled when it is built; `run` samples the next one.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        name: str | None,
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        uniforms: Tensor,
+        pick: Pick,
+    ):
+        (count, self._length), steps = ids.shape, uniforms.shape[1]
+        self._backbone, self._name, self._uniforms, self._pick = backbone, name, uniforms, pick
+        cache = backbone.new_cache()
+        positions = token_positions(mask)
+        hidden = backbone.hidden(name, ids, mask, positions, cache)[:, -1]
+        room = -(-(self._length + steps) // _ALIGNED) * _ALIGNED
+        self._cache = StaticCache(backbone.config, max_cache_len=room)
+        for layer, filled in zip(self._cache.layers, cache.layers, strict=True):
+            layer.update(filled.keys, filled.values)  # type: ignore[union-attr]
+        device = backbone.device
+        self._read = torch.zeros(count, 1, 1, room, dtype=torch.bool, device=device)
+        self._read[:, 0, 0, : self._length] = mask
+        self._last, self._position = ids[:, -1:].clone(), positions[:, -1:].clone()
+        self._place = torch.zeros(1, dtype=torch.long, device=device)
+        self.tokens = torch.zeros(count, steps, dtype=torch.long, device=device)
+        self.log_probs = torch.zeros(count, steps, device=device)
+        self._emit(hidden)
+
+    def run(self) -> None:
+        """Sample the next token of every response."""
+        self._read.index_fill_(3, self._place + self._length, True)
+        self._place.add_(1)
+        self._position.add_(1)
+        hidden = self._backbone.hidden(
+            self._name, self._last, self._read, self._position, self._cache
+        )
+        self._emit(hidden[:, -1])
+
+    def _emit(self, hidden: Tensor) -> None:
+        uniforms = self._uniforms.index_select(1, self._place)[:, 0]
+        drawn, chosen = self._pick(self._backbone.logits(self._name, hidden), uniforms)
+        self.tokens.index_copy_(1, self._place, drawn[:, None])
+        self.log_probs.index_copy_(1, self._place, chosen[:, None])
+        self._last.copy_(drawn[:, None])
 
 
 def _ends(tokens: Tensor, backbone: Backbone) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from agents.engines.base import Engine
 from agents.engines.builtin import BuiltinEngine
 from agents.policies.llm import LLMPolicy
 from agents.rollouts.credit import split_credit
-from agents.types import Rollout, Turn
+from agents.types import Generation, Rollout, Turn
 from cory_env import Example
 from cory_env.task import Task
 from cory_env.tokenization import load_tokenizer
@@ -44,7 +44,7 @@ def collect(
     """
     engine = engine or BuiltinEngine()
     prompts = games.reset(examples=examples)
-    played = []
+    played: list[tuple[str, list[str], Generation]] = []
     while (role := games.agent_selection) is not None:
         generated = engine.generate(
             policies[role],
@@ -59,29 +59,45 @@ def collect(
         tokens = generated.tokens
         rows = zip(tokens.response_ids.tolist(), tokens.response_mask.sum(1).tolist(), strict=True)
         prompts = games.step([rules.response(ids[:length], role) for ids, length in rows])
+    names = {role: policy.name for role, policy in policies.items()}
+    return Rollout(
+        turns=tuple(_paid_turns(games, names, played, causal_credit)),
+        queries=[example.query for example in games.examples],
+    )
 
+
+def _paid_turns(
+    games: VectorEnv,
+    names: Mapping[str, str],
+    played: Sequence[tuple[str, list[str], Generation]],
+    causal_credit: bool,
+) -> Iterator[Turn]:
+    """Yield the turns of episodes that have ended, with what each agent earned.
+
+    Args:
+        games: the episodes.
+        names: the policy of each role.
+        played: role, prompts and responses of each turn.
+        causal_credit: see `collect`.
+    """
     device = played[0][2].response_ids.device
     rewards = np.stack([games.task_rewards[role] for role, _, _ in played], axis=1)
-    turns = []
     for seat, (role, prompts, tokens) in enumerate(played):
         parts = split_credit(rewards, seat, games.rules.reward_sharing, causal=causal_credit)
         now, later, own = (
             torch.tensor(part, dtype=torch.float32, device=device)
             for part in (*parts, rewards[:, seat])
         )
-        turns.append(
-            Turn(
-                role=role,
-                policy=policies[role].name,
-                prompts=prompts,
-                responses=[response.text for response in games.responses[role]],
-                tokens=tokens,
-                task_rewards=own,
-                rewards_now=now,
-                rewards_later=later,
-            )
+        yield Turn(
+            role=role,
+            policy=names[role],
+            prompts=prompts,
+            responses=[response.text for response in games.responses[role]],
+            tokens=tokens,
+            task_rewards=own,
+            rewards_now=now,
+            rewards_later=later,
         )
-    return Rollout(turns=tuple(turns), queries=[example.query for example in games.examples])
 
 
 def draw_examples(

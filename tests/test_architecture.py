@@ -1,0 +1,96 @@
+"""The house stays legible: short functions, small classes, a page that says where things are."""
+
+from __future__ import annotations
+
+import re
+import statistics
+
+import pytest
+
+from tests.architecture import Block, blocks, floors, iteration_files, rooms, share_95
+from tests.test_imports import ROOMS
+from tests.trajectories import ROOT
+
+PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+WAY = PAGE.split("## The way of a query")[1].split("Before it")[0]
+BLOCKS = blocks(ROOT)
+FUNCTIONS = [block.lines for block in BLOCKS if not block.is_class]
+STILL_LONG = {
+    "agents/config/train.py:TrainConfig",
+    "agents/config/train.py:TrainConfig._check_values",
+    "agents/evaluation/finished.py:evaluate",
+    "agents/training/loop.py:_learn",
+    "agents/training/trainer.py:Trainer",
+    "agents/training/trainer.py:Trainer.__init__",
+}
+"""To be shortened."""
+
+
+def longest(block: Block) -> int:
+    return 250 if block.is_class else 40
+
+
+def files_named(text: str) -> set[str]:
+    return set(re.findall(r"`((?:agents|cory_env|tests|examples|benchmarks)/[\w/]+\.py)`", text))
+
+
+def test_most_functions_are_short():
+    assert statistics.median(FUNCTIONS) <= 10
+    assert share_95(FUNCTIONS) <= 40
+
+
+def test_no_function_has_more_than_40_lines_and_no_class_more_than_250():
+    long = {block.name for block in BLOCKS if block.lines > longest(block)}
+    assert long <= STILL_LONG
+
+
+def test_what_is_still_long_is_there():
+    names = {block.name for block in BLOCKS}
+    assert names >= STILL_LONG
+
+
+def test_lines_are_counted_without_docstrings(tmp_path):
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents/a.py").write_text(
+        'class A:\n    """Two\n    lines."""\n\n    x = 1\n    """One."""\n\n'
+        "    def f(self):\n        def g():\n            return 1\n\n        return g\n"
+    )
+    assert blocks(tmp_path) == [
+        Block("agents/a.py:A", 9, True),
+        Block("agents/a.py:A.f", 5, False),
+        Block("agents/a.py:A.f.g", 2, False),
+    ]
+
+
+def test_95_percent_are_those_but_the_longest_of_20():
+    assert share_95([*[1] * 19, 99]) == 1
+    assert share_95([*[1] * 18, 7, 99]) == 7
+
+
+def test_floors_are_the_longest_way_and_a_circle_is_one():
+    assert floors({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == 3
+    assert floors({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == 2
+
+
+def test_every_file_that_the_page_names_is_there():
+    assert files_named(PAGE)
+    assert not [name for name in files_named(PAGE) if not (ROOT / name).is_file()]
+
+
+def test_the_way_of_a_query_through_the_learner_is_at_most_12_files():
+    assert len([name for name in files_named(WAY) if name.startswith("agents/")]) <= 12
+
+
+@pytest.mark.slow
+def test_the_way_of_a_query_is_that_of_an_iteration():
+    assert files_named(WAY) <= set(iteration_files(ROOT))
+
+
+def test_the_page_says_who_may_import_whom():
+    there = [room for room in ROOMS if room in rooms(ROOT)]
+    said = {}
+    for room, names in re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", PAGE, re.MULTILINE):
+        above = set(there[: there.index(room)])
+        said[room] = above if names == "all above" else set(re.findall(r"`(\w+)`", names))
+    assert list(said) == there
+    assert said == {room: ROOMS[room] & set(there) for room in there}

@@ -6,8 +6,8 @@ class DivergenceError(RuntimeError):
 
 
 class ProcessError(RuntimeError):
-    """One of the processes of a run is gone."""
+    """A rank of a run has lost its connection to another one."""
 
 
 class EngineError(RuntimeError):
-    """What generates the responses is not there, is not what the run needs, or has failed."""
+    """An engine is missing, does not fit the run, or has failed."""

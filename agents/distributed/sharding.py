@@ -1,8 +1,8 @@
-"""Layers of a model spread over the processes, as accelerate's launcher asks for (FSDP2).
+"""Sharded layers: FSDP2 as the configuration file of `accelerate launch` asks for it.
 
-Every decoder layer is gathered for as long as it computes. Adapters, embeddings, the last norm, the
-head and the critics stay whole in every process: adapters are small, and tied embeddings belong to
-both ends of a model. What the launcher's file asks for and is not done here is refused.
+The weights of every decoder layer are sharded over the ranks and gathered while the layer computes.
+Adapters, embeddings, the last norm, the head and the critics are replicated on every rank. Options
+of the file that are not supported are refused. Ranks and collectives are in `world.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agents.distributed.world import World
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
-    """How the layers of all models of a run are spread."""
+    """How the decoder layers of all models of a run are sharded."""
 
     world: World
     mesh: DeviceMesh
@@ -34,14 +34,16 @@ class Sharding:
     """Classes of the layers; empty for those that can be checkpointed, one by one."""
 
     def shard(self, model: nn.Module, body: nn.Module) -> None:
-        """Spread the layers of a model; what it trains in them stays whole if the rest is frozen.
+        """Shard the decoder layers of a model.
+
+        Where a layer has frozen weights, only these are sharded, and adapters stay replicated.
 
         Args:
-            model: on its device, with the gradients that it will have.
-            body: the part of it that runs the layers.
+            model: on its device, with `requires_grad` set for the whole run.
+            body: the submodule that runs the layers.
 
         Raises:
-            ValueError: if it has no such layers.
+            ValueError: if the model has no such layers.
         """
         layers = [module for module in body.modules() if self._is_layer(module)]
         if not layers:
@@ -73,7 +75,7 @@ class Sharding:
 
 
 def check_launcher() -> None:
-    """Check what the launcher has begun, before processes meet.
+    """Check the kind of the launcher before the ranks connect.
 
     Raises:
         ValueError: if it is DeepSpeed.
@@ -87,10 +89,10 @@ def check_launcher() -> None:
 
 
 def asked_sharding(world: World, device: torch.device, quantization: str) -> Sharding | None:
-    """Return what the launcher's file asks for; None where every process holds all weights.
+    """Return the sharding that the launcher's file asks for; None if weights are replicated.
 
     Raises:
-        ValueError: if it asks for what is not done.
+        ValueError: if the file asks for what is not supported.
     """
     if os.environ.get("ACCELERATE_USE_FSDP") != "true" or world.size == 1:
         return None
@@ -135,14 +137,14 @@ def _check(plugin: Any, quantization: str) -> None:
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
-    """Gather what is spread, one tensor after the other; all processes must do so together.
+    """Gather sharded tensors, one after the other; a collective that all ranks must call.
 
     Args:
-        tensors: by name, in one order in all processes.
-        keep: whether this process needs them; the others only give.
+        tensors: by name, in the same order on all ranks.
+        keep: whether this rank keeps the gathered tensors; the others only send their shards.
 
     Returns:
-        Plain tensors, those that were spread on the CPU; nothing without `keep`.
+        Plain tensors, gathered ones on the CPU; empty without `keep`.
     """
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -156,7 +158,7 @@ def whole_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str,
 
 
 def spread_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """Return a whole tensor spread as a parameter of its shape is; every process has it whole."""
+    """Shard a tensor, which every rank holds whole, as a parameter of its shape is sharded."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
     tensor = tensor.to(parameter.device)
@@ -166,7 +168,7 @@ def spread_like(parameter: Tensor, tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], limit: float, world: World) -> Tensor:
-    """Scale gradients down to a norm over all of them, spread or not, and return their norm."""
+    """Clip gradients, sharded or not, to a common norm; return their norm before."""
     parameters = list(parameters)
     if not any(isinstance(parameter, DTensor) for parameter in parameters):
         return nn.utils.clip_grad_norm_(parameters, limit)
@@ -186,6 +188,6 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float, world: World) -> 
 
 
 def held_bytes(parameters: Iterable[Tensor]) -> int:
-    """Return what this process holds of parameters, in bytes."""
+    """Return the bytes of parameters that this rank holds."""
     local = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
     return sum(tensor.numel() * tensor.element_size() for tensor in local)

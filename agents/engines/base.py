@@ -130,10 +130,10 @@ class Engine(ABC):
         """
 
     def rest(self) -> None:  # noqa: B027
-        """Give memory back until the next `sync`: the rollout is over, the update comes."""
+        """Release GPU memory for the update, until the next `sync`."""
 
     def close(self) -> None:  # noqa: B027
-        """Let go of everything."""
+        """Release everything that the engine holds."""
 
 
 class Sampled(NamedTuple):

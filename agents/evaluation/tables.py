@@ -59,7 +59,7 @@ _MEANINGS = {
 
 
 def _columns(rows: Sequence[EvaluationRow]) -> list[Column]:
-    """Return a line per way to answer; of what only some evaluations have, what there is."""
+    """Return the columns: one row per way to answer; figures that no row has are left out."""
     columns = [Column("policy", [row["name"] for row in rows], "left")]
     for heading, (key, places) in _FIGURES.items():
         columns.append(Column(heading, [_cell(row[key], places) for row in rows]))

@@ -1,8 +1,8 @@
 """Standard streams whose failures do not end a run.
 
-A character that a stream cannot encode becomes a question mark. A reader that goes away (`| head`,
-a `tee` that is killed, a terminal that is closed) is noticed once; later output goes nowhere. So
-it is with streams that were closed before we began.
+A character that a stream cannot encode becomes a question mark. When the reader of a stream goes
+away (`| head`, a `tee` that is killed, a terminal that is closed), a callback is called once and
+later output is dropped, as it is for a stream that was closed before the program began.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from agents.terminal.interrupts import SIGPIPE, Interrupted
 
 
 class LastingStream:
-    """A text stream that raises nothing of its own.
+    """A text stream that never raises.
 
     Args:
-        stream: what is written to; everything else about this one is asked of it.
-        lost: called once, when it cannot be written to any more.
+        stream: where text is written; all other attributes are taken from it.
+        lost: called once, when writing fails for good.
     """
 
     def __init__(self, stream: Any, lost: Callable[[], None]):
@@ -30,7 +30,7 @@ class LastingStream:
         self._lost = lost
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write a text, with question marks for what the encoding lacks."""
         try:
             self.stream.write(text)
         except UnicodeEncodeError:
@@ -41,30 +41,30 @@ class LastingStream:
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what was written, if it can be."""
+        """Flush the stream."""
         try:
             self.stream.flush()
         except OSError:
             self._abandon()
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the stream has."""
+        """Return an attribute of the stream."""
         return getattr(self.stream, name)
 
     def _abandon(self) -> None:
-        """Send what is still in the buffer, and all that follows, nowhere."""
+        """Send the rest of the buffer and all later output to the null device."""
         with suppress(OSError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self.stream.fileno())
         self._lost()
 
 
 def stop() -> None:
-    """End the command, as the signal would that filters end by."""
+    """Raise `Interrupted` as if SIGPIPE had arrived."""
     raise Interrupted(SIGPIPE)
 
 
 def go_on() -> None:
-    """Say that nothing more will be shown."""
+    """Tell the user that the run goes on without output."""
     print("The output is not read any more: going on without it.", file=sys.stderr)
 
 
@@ -73,7 +73,7 @@ def lasting_streams(lost: Callable[[], None]) -> Iterator[None]:
     """Replace the standard streams by lasting ones.
 
     Args:
-        lost: what to do once nobody reads the output; within another such context, this one counts.
+        lost: called when the reader of the output is gone; the innermost context counts.
     """
     before = sys.stdin, sys.stdout, sys.stderr
     _fill_gaps()
@@ -93,7 +93,7 @@ def _bare(stream: Any) -> Any:
 
 
 def _fill_gaps() -> None:
-    """Open what was closed before we began, or files of the run would take the place of streams."""
+    """Open closed descriptors 0 to 2 on the null device, or the next files would get them."""
     for number in range(3):
         try:
             os.fstat(number)

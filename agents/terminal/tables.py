@@ -24,7 +24,7 @@ _RULER = Console(file=io.StringIO(), width=10_000)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One heading and what stands under it, row by row; an empty cell says nothing."""
+    """A heading and its cells, row by row; a cell may be empty."""
 
     heading: str
     cells: Sequence[str | Text]
@@ -34,12 +34,12 @@ class Column:
 
 
 def natural_width(renderable: RenderableType) -> int:
-    """Return the columns of a terminal that something takes where nothing is wrapped or cut."""
+    """Return the width in columns that a renderable takes without wrapping."""
     return _RULER.measure(renderable).maximum
 
 
 def first_that_fits(candidates: Iterable[Table], width: int) -> Table:
-    """Return the first of some tables that has room, or else the last."""
+    """Return the first table that fits the width, or else the last."""
     ordered = list(candidates)
     return next((table for table in ordered if natural_width(table) <= width), ordered[-1])
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,14 +149,19 @@ def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterator[Row]:
 
 def _our_rows(trainer: Trainer) -> Iterator[Row]:
     row: Row = {}
-    trainer._collect = _timed(row, "generation", trainer._collect)
-    trainer.algorithm.prepare = _timed(row, "scoring", trainer.algorithm.prepare)
-    trainer._update = _timed(row, "update", trainer._update)
-    iteration = 0
-    while True:
+    collect = _timed(row, "generation", trainer.collect)
+    prepare = _timed(row, "scoring", trainer.prepare)
+    learn = _timed(row, "update", trainer.learn)
+
+    def iterate(iteration: int) -> None:
+        rollout = collect(trainer.assign(iteration))
+        prepared = prepare(rollout)
+        learned = learn(rollout, prepared, iteration)
+        trainer.steer(rollout, trainer.row(rollout, prepared, learned))
+
+    for iteration in count():
         row.clear()
-        _timed(row, "seconds", trainer.iterate)(iteration)
-        iteration += 1
+        _timed(row, "seconds", iterate)(iteration)
         yield dict(row)
 
 

@@ -55,8 +55,9 @@ from agents.maths.losses import (
     sequence_log_ratio,
 )
 from agents.maths.moments import Moments
-from agents.models.critic import Critic
-from agents.policies.llm import LLMPolicy, Scores, response_hidden
+from agents.models.critic import ValueFunction
+from agents.policies.base import Policy, Scores
+from agents.policies.llm import response_hidden
 from agents.types import (
     LossOutput,
     Prepared,
@@ -79,8 +80,8 @@ class Algorithm(ABC):
     def __init__(
         self,
         config: TrainConfig,
-        policies: Mapping[str, LLMPolicy],
-        critics: Mapping[str, Critic],
+        policies: Mapping[str, Policy],
+        critics: Mapping[str, ValueFunction],
         controllers: Mapping[str, KLController],
         max_new_tokens: int,
         world: World | None = None,

@@ -16,7 +16,8 @@ from agents.maths.advantages import gae
 from agents.maths.losses import Totals, clipped_value_loss
 from agents.maths.moments import Moments
 from agents.models.backbone import Backbone
-from agents.policies.llm import Scores, response_hidden
+from agents.policies.base import Scores
+from agents.policies.llm import response_hidden
 from agents.types import Prepared, Rollout, TokenBatch, TrainBatch
 from cory_env.tokenization import TransformersCodec
 

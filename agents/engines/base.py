@@ -21,7 +21,7 @@ from agents.errors import EngineError
 if TYPE_CHECKING:  # the configuration asks engines what they need, before torch is loaded
     from torch import Tensor
 
-    from agents.policies.llm import Generated, LLMPolicy
+    from agents.policies.base import Generated, Policy
 
 IMPORTANCE_CAP = 2.0
 """What TRL begins with, too. Source: Yao et al. 2025, "Your efficient RL framework secretly brings
@@ -34,7 +34,7 @@ class EngineRun:
     """What an engine may want to know of the run that it generates for."""
 
     config: TrainConfig
-    policies: Mapping[str, LLMPolicy]
+    policies: Mapping[str, Policy]
     """By name."""
     max_tokens: int
     """Longest prompt and response together."""
@@ -103,13 +103,13 @@ class Engine(ABC):
         return cls()
 
     @abstractmethod
-    def sync(self, policy: LLMPolicy) -> None:
+    def sync(self, policy: Policy) -> None:
         """Take over the policy's present weights; called for each before an iteration's rollout."""
 
     @abstractmethod
     def generate(
         self,
-        policy: LLMPolicy,
+        policy: Policy,
         prompts: Sequence[str],
         *,
         max_new_tokens: int,
@@ -172,7 +172,7 @@ class AdapterFolder:
         self._count = 0
         self.present: dict[str, Adapter] = {}
 
-    def write(self, policy: LLMPolicy) -> Adapter:
+    def write(self, policy: Policy) -> Adapter:
         """Write a policy's present weights; the version before stays until `remove`."""
         self._count += 1
         name = f"{policy.name}-{self._run}-{self._count}"
@@ -200,7 +200,7 @@ def row_seeds(uniforms: Tensor) -> list[int]:
     return (uniforms[:, 0].double() * 2**53).long().tolist()
 
 
-def logit_bias(policy: LLMPolicy) -> dict[str, dict[int, float]]:
+def logit_bias(policy: Policy) -> dict[str, dict[int, float]]:
     """Return the option that keeps vLLM from rows without a token; empty where there are none.
 
     vLLM samples them like any other (vllm-project/vllm issue 13175). -100 is the least that its API
@@ -217,7 +217,7 @@ def unpadded(ids: Tensor, mask: Tensor) -> list[list[int]]:
 
 
 def pack(
-    policy: LLMPolicy,
+    policy: Policy,
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     rows: Sequence[Sampled],

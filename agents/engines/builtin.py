@@ -10,18 +10,18 @@ from agents.engines.base import Engine
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.policies.llm import Generated, LLMPolicy
+    from agents.policies.base import Generated, Policy
 
 
 class BuiltinEngine(Engine):
     """The model that learns; it needs nothing."""
 
-    def sync(self, policy: LLMPolicy) -> None:
+    def sync(self, policy: Policy) -> None:
         """Do nothing: the weights are the policy's own."""
 
     def generate(
         self,
-        policy: LLMPolicy,
+        policy: Policy,
         prompts: Sequence[str],
         *,
         max_new_tokens: int,

@@ -11,13 +11,13 @@ from agents.engines import ENGINES
 from agents.engines.base import Engine, EngineRun
 from agents.models.gguf import gguf_folder, is_gguf
 from agents.models.loading import EMBEDDED_MODEL, pick_device, pick_dtype
-from agents.policies.llm import LLMPolicy
+from agents.policies.base import Policy
 from agents.records.folder import RunFolder
 from cory_env.game import Rules
 
 
 def make_engine(
-    config: TrainConfig, policies: Mapping[str, LLMPolicy], rules: Rules, rank: int
+    config: TrainConfig, policies: Mapping[str, Policy], rules: Rules, rank: int
 ) -> Engine:
     """Start the engine of a run, or connect to it.
 

@@ -31,7 +31,7 @@ from agents.errors import EngineError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.policies.llm import Generated, LLMPolicy
+    from agents.policies.base import Generated, Policy
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for the largest rank of an adapter."""
@@ -123,7 +123,7 @@ class VLLMEngine(Engine):
         )
         return cls(llm, run.folder)
 
-    def sync(self, policy: LLMPolicy) -> None:
+    def sync(self, policy: Policy) -> None:
         """Wake up, and write the policy's adapter for the requests to come."""
         if self._asleep:
             _ask("wake up", self._llm.wake_up)
@@ -138,7 +138,7 @@ class VLLMEngine(Engine):
 
     def generate(
         self,
-        policy: LLMPolicy,
+        policy: Policy,
         prompts: Sequence[str],
         *,
         max_new_tokens: int,
@@ -169,7 +169,7 @@ class VLLMEngine(Engine):
         sampled = [_sampled(output.outputs[0]) for output in outputs]
         return pack(policy, prompt_ids, prompt_mask, sampled, max_new_tokens)
 
-    def _lora_request(self, policy: LLMPolicy) -> Any:
+    def _lora_request(self, policy: Policy) -> Any:
         adapter = self._adapters.present[policy.name]
         lora_request = _import("vllm.lora.request").LoRARequest
         return lora_request(adapter.name, adapter.number, str(adapter.folder))

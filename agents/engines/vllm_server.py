@@ -29,7 +29,7 @@ from agents.errors import EngineError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.policies.llm import Generated, LLMPolicy
+    from agents.policies.base import Generated, Policy
 
 CONCURRENT = 256
 """Requests under way at a time: vLLM's default for the sequences of a batch (`max_num_seqs`)."""
@@ -110,7 +110,7 @@ class VLLMServerEngine(Engine):
                 "processed_logprobs."
             )
 
-    def sync(self, policy: LLMPolicy) -> None:
+    def sync(self, policy: Policy) -> None:
         """Push the policy's adapter under a new name, in the place of the one before."""
         if not policy.learns:
             return
@@ -125,7 +125,7 @@ class VLLMServerEngine(Engine):
 
     def generate(
         self,
-        policy: LLMPolicy,
+        policy: Policy,
         prompts: Sequence[str],
         *,
         max_new_tokens: int,

@@ -9,10 +9,36 @@ Whose hidden states they are is said by its body (`agents.models.critic_bodies`)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from agents.models.critic_bodies import CriticBody, ReferenceBody
+
+
+class ValueFunction(Protocol):
+    """What a critic is to a learning rule; whose network it is, and of what form, is its own."""
+
+    body: CriticBody
+    """Whose hidden states its features are."""
+    name: str
+    """No other critic of a run has it; also that of its own body in the backbone."""
+    owner: str
+    """The first policy that it serves."""
+
+    def __call__(self, features: Tensor, seats: Tensor) -> Tensor:
+        """Return values (B, T) for features (B, T, D) and seats (B,)."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return what it trains."""
+        ...
+
+    def trunk_of(self, policy: str) -> str | None:
+        """Return the name, in the backbone, of the body that reads for this policy."""
+        ...
 
 
 class Critic(nn.Module):

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from agents.models.backbone import Backbone
-from agents.types import TokenBatch
+from agents.types import Generation, TokenBatch
 
-if TYPE_CHECKING:
-    from agents.policies.llm import Generated, Scores
+
+class Generated(NamedTuple):
+    """Responses as text, and as the tokens they were sampled as."""
+
+    texts: list[str]
+    tokens: Generation
+
+
+class Scores(NamedTuple):
+    """What a policy says of given responses; all (B, T) float32, 0 where masked."""
+
+    log_probs: Tensor
+    entropies: Tensor
+    kls: Tensor
+    """Exact KL to the reference at every visited state, with its gradient."""
+    ref_log_probs: Tensor
+    """Of the same tokens under the reference, without gradient."""
+    hidden: Tensor
+    """(B, T, D) the policy's own last hidden states, with their gradient; not masked."""
 
 
 class Policy(Protocol):
@@ -20,12 +37,27 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the name of its weights; `reference` for those of the base model."""
+        """Return its name in the run; that of a reference begins with `reference`."""
         ...
 
     @property
     def learns(self) -> bool:
         """Return whether it has weights of its own."""
+        ...
+
+    @property
+    def adapter(self) -> str | None:
+        """Return what the backbone calls its weights; None for those of the reference."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """Return what logits are divided by; > 0."""
+        ...
+
+    @property
+    def top_p(self) -> float:
+        """Return the nucleus that is sampled from, in (0, 1]."""
         ...
 
     @property
@@ -55,4 +87,14 @@ class Policy(Protocol):
 
     def score(self, tokens: TokenBatch, ref_hidden: Tensor) -> Scores:
         """Score responses under the sampling distribution, differentiably."""
+        ...
+
+    def padded(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        ids: Sequence[Sequence[int]],
+        log_probs: Sequence[Sequence[float]],
+    ) -> Generated:
+        """Return responses that somebody else has sampled as this policy."""
         ...

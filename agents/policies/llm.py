@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from agents.maths.distributions import entropy, exact_kl, sampling_log_probs
 from agents.models.backbone import Backbone, token_positions
 from agents.models.chat import prompt_ids
 from agents.models.kernels import row_blocks, score_tokens
+from agents.policies.base import Generated, Scores
 from agents.policies.decoding import Pick, can_record, decode_recorded, decode_stepwise
 from agents.policies.sampling import draw, draw_uniforms
 from agents.types import Generation, TokenBatch
@@ -26,26 +26,6 @@ CHUNK_TOKENS = 1024
 
 CHUNK_ROW_TOKENS = 2048
 """Tokens that a pass without gradient takes through the network at a time, to bound its memory."""
-
-
-class Generated(NamedTuple):
-    """Responses as text, and as the tokens they were sampled as."""
-
-    texts: list[str]
-    tokens: Generation
-
-
-class Scores(NamedTuple):
-    """What a policy says of given responses; all (B, T) float32, 0 where masked."""
-
-    log_probs: Tensor
-    entropies: Tensor
-    kls: Tensor
-    """Exact KL to the reference at every visited state, with its gradient."""
-    ref_log_probs: Tensor
-    """Of the same tokens under the reference, without gradient."""
-    hidden: Tensor
-    """(B, T, D) the policy's own last hidden states, with their gradient; not masked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

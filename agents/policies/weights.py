@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from agents.distributed.sharding import spread_like
-from agents.policies.llm import LLMPolicy
+from agents.policies.base import Policy
 
 
-def check_policy_tensors(policies: Mapping[str, LLMPolicy], tensors: Mapping[str, Tensor]) -> None:
+def check_policy_tensors(policies: Mapping[str, Policy], tensors: Mapping[str, Tensor]) -> None:
     """Check that a checkpoint is of these policies.
 
     Raises:
@@ -33,7 +33,7 @@ def check_policy_tensors(policies: Mapping[str, LLMPolicy], tensors: Mapping[str
 
 
 @torch.no_grad()
-def load_policies(policies: Mapping[str, LLMPolicy], tensors: Mapping[str, Tensor]) -> None:
+def load_policies(policies: Mapping[str, Policy], tensors: Mapping[str, Tensor]) -> None:
     """Give policies the weights of a checkpoint.
 
     Raises:

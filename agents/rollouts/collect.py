@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.engines.base import Engine
 from agents.engines.builtin import BuiltinEngine
-from agents.policies.llm import LLMPolicy
+from agents.policies.base import Policy
 from agents.rollouts.credit import split_credit
 from agents.types import Generation, Rollout, Turn
 from cory_env import Example
@@ -22,7 +22,7 @@ from cory_env.vector import VectorEnv
 
 def collect(
     games: VectorEnv,
-    policies: Mapping[str, LLMPolicy],
+    policies: Mapping[str, Policy],
     uniforms: Mapping[str, Tensor],
     *,
     engine: Engine | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import sys
 
 import pytest
 
@@ -80,11 +81,32 @@ def test_the_way_of_a_query_is_that_of_an_iteration():
     assert files_named(WAY) <= set(iteration_files(ROOT))
 
 
-def test_the_page_says_who_may_import_whom():
+def import_table(page: str) -> str:
+    """Return the rows of the page about the rooms, with what `ROOMS` lets them import."""
+    holds = dict(re.findall(r"^\| `(\w+)` \| (.*) \| .* \|$", page, re.MULTILINE))
     there = [room for room in ROOMS if room in rooms(ROOT)]
-    said = {}
-    for room, names in re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", PAGE, re.MULTILINE):
-        above = set(there[: there.index(room)])
-        said[room] = above if names == "all above" else set(re.findall(r"`(\w+)`", names))
-    assert list(said) == there
-    assert said == {room: ROOMS[room] & set(there) for room in there}
+    rows = []
+    for place, room in enumerate(there):
+        names = [f"`{above}`" for above in there if above in ROOMS[room]]
+        above = "all above" if place and len(names) == place else ", ".join(names) or "–"
+        rows.append(f"| `{room}` | {holds.get(room, '')} | {above} |")
+    return "\n".join(rows)
+
+
+def test_the_page_says_who_may_import_whom():
+    """If not: `python -m tests.test_architecture --write`, and say what a new room holds."""
+    assert import_table(PAGE) in PAGE
+    assert "|  |" not in import_table(PAGE)
+
+
+def main(write: bool) -> None:
+    begin, end = PAGE.index("| `types` |"), PAGE.index("\n\n## Where to add")
+    page = PAGE[:begin] + import_table(PAGE) + PAGE[end:]
+    if write:
+        (ROOT / "docs/architecture.md").write_text(page, encoding="utf-8")
+    else:
+        print(page)
+
+
+if __name__ == "__main__":
+    main("--write" in sys.argv)

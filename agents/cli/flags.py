@@ -9,12 +9,15 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from agents.config.plugins import import_plugins
 from cory_env.names import unknown_name
+from cory_env.registry import Registry
 
 
 def program() -> str:
@@ -64,6 +67,29 @@ def parse(
     if rest and not more:
         raise ValueError(f"Expected nothing more behind `{prog}`, got {' '.join(rest)}.")
     return parsed, rest
+
+
+def show_help(kind: type[Any], argv: Sequence[str], prog: str, *registries: Registry[Any]) -> None:
+    """Print the flags of a dataclass, then a line for each name that some of them take, and exit.
+
+    Args:
+        kind: the dataclass.
+        argv: the words behind the command; what they import is among the names.
+        prog: the command.
+        registries: of the names.
+    """
+    words = [part for word in argv for part in re.split(r"(?<=^--import)=", word)]
+    import_plugins(*(file for flag, file in pairwise(words) if flag == "--import"))
+    try:
+        parse(kind, argv, prog=prog)
+    finally:
+        for registry in registries:
+            names = registry.known()
+            width = max(map(len, names))
+            print(f"{registry.kind}:")
+            for name in names:
+                print(f"  {name:{width}}  {registry.summary(name)}".rstrip())
+            print()
 
 
 @contextlib.contextmanager

@@ -18,18 +18,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from agents.checks import check_before_loading, check_run
-from agents.cli.flags import parse, program
+from agents.cli.flags import parse, program, show_help
+from agents.config.fields import named
 from agents.config.plugins import import_plugins, import_remembered
 from agents.config.presets import preset_values, starting_values
 from agents.config.train import TrainConfig
 from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.records.folder import RunFolder
 from agents.records.start import check_run_folder
+from agents.registries import ALGORITHMS, CRITIC_BODIES, ENGINES, PRESETS, TRACKERS, VARIANTS
 from agents.terminal.hush import hushed
 from agents.terminal.interrupts import SIGPIPE, Interrupted, exit_code, prompt_interrupts
 from agents.terminal.streams import lasting_streams, stop
 from cory_env import RewardError, __version__
 from cory_env.names import unknown_name
+from cory_env.registry import REWARDS, TASKS
 
 if TYPE_CHECKING:
     from agents.policies.llm import LLMPolicy
@@ -59,11 +62,11 @@ class _TrainFlags:
     """What `train` takes besides the fields of the configuration."""
 
     task: Annotated[str, tyro.conf.Positional]
-    """Registered task, such as `imdb` or `arithmetic`."""
+    """Registered task."""
     preset: str = ""
     """Starting point for the fields; empty for the one that bears the task's name."""
     import_: _Imports = ()
-    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
+    """A file or module with plug-ins of your own; may be repeated."""
     resume: bool = False
     """Go on from the last checkpoint of the run."""
     overwrite: bool = False
@@ -89,12 +92,12 @@ class _CompareFlags:
 
     task: Annotated[str, tyro.conf.Positional]
     """Registered task."""
-    preset: str = ""
+    preset: Annotated[str, named(PRESETS)] = ""
     """Starting point for the fields; empty for the one that bears the task's name."""
     import_: _Imports = ()
-    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
-    variants: tuple[str, ...] = ("ppo", "cory-mappo", "cory-ippo")
-    """Named changes (`agents/studies/plan.py`), or algorithms; the first is tested against."""
+    """A file or module with plug-ins of your own; may be repeated."""
+    variants: Annotated[tuple[str, ...], named(VARIANTS)] = ("ppo", "cory-mappo", "cory-ippo")
+    """Named changes, or algorithms; the first is tested against."""
     seeds: int = 3
     """Seeds of each, from --seed on; >= 1."""
     kl_coefs: tuple[float, ...] = ()
@@ -124,7 +127,7 @@ class _EvaluateFlags:
     split: str = ""
     """Queries: `train`, `test`, or another split of the task; empty for the run's own."""
     import_: _Imports = ()
-    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
+    """A file or module with plug-ins of your own; may be repeated."""
     queries: int = 512
     """How many queries, from the first; >= 1."""
     k: tuple[int, ...] = ()
@@ -189,14 +192,14 @@ class _PlayFlags:
     """
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
-    """Registered task, such as `imdb` or `toy`."""
+    """Registered task."""
     seat: str = ""
     """Yours: `pioneer_0`, `observer_0`, …; empty for observer_0, or pioneer_0 if there is none."""
     partner: Annotated[Path | None, tyro.conf.arg(metavar="POLICY")] = None
     """Who has the other seats: a folder such as runs/imdb/final/llm_0. None for the embedded model,
     or, for a task with a vocabulary of its own such as toy, a script that plays perfectly."""
     import_: _Imports = ()
-    """A file or module of your own, with tasks, rewards or algorithms; may be repeated."""
+    """A file or module with plug-ins of your own; may be repeated."""
     split: str = "test"
     """Queries to play: `train`, `test`, or another split of the task."""
     task_options: str = ""
@@ -269,7 +272,11 @@ def _speaks() -> bool:
 
 def _train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        parse(TrainConfig, argv, prog="train TASK [--preset P] [--import FILE] [--resume]")
+        prog = "train TASK [--preset P] [--import FILE] [--resume]"
+        show_help(
+            *(TrainConfig, argv, prog),
+            *(TASKS, REWARDS, PRESETS, ALGORITHMS, CRITIC_BODIES, ENGINES, TRACKERS),
+        )
     flags, rest = parse(_TrainFlags, argv, prog="train", more=TrainConfig)
     start, chosen = _starting_point(flags)
     config, _ = parse(TrainConfig, rest, prog="train", default=start)
@@ -304,7 +311,7 @@ def _train(argv: list[str]) -> int:
 
 def _compare(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        parse(_CompareFlags, argv, prog="compare")
+        show_help(_CompareFlags, argv, "compare", TASKS, PRESETS, VARIANTS, ALGORITHMS)
     flags, rest = parse(_CompareFlags, argv, prog="compare", more=TrainConfig)
     imports = import_plugins(*flags.import_)
     values, chosen = _starting_values(flags)
@@ -446,6 +453,8 @@ def _push(argv: list[str]) -> int:
 
 
 def _play(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        show_help(_PlayFlags, argv, "play", TASKS)
     flags, _ = parse(_PlayFlags, argv, prog="play")
     import_plugins(*flags.import_)
     if flags.partner is not None and (run := RunFolder.of_final(flags.partner.resolve().parent)):

@@ -1,4 +1,4 @@
-"""Tasks, rewards and algorithms of the user's own: files and modules that `--import` names.
+"""Plug-ins of the user's own: files and modules that `--import` names.
 
 A file that is imported is run. So only the user says which: on the command line, or by calling
 `import_plugins`. A run's config.json remembers the absolute path of each file and the SHA-256 of
@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import traceback
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from cory_env.names import nearest
+from cory_env.registry import failure
 
 _DIGEST = "#sha256="
 
@@ -31,7 +31,7 @@ _own: list[str] = []
 
 
 def import_plugins(*names: str | Path) -> tuple[str, ...]:
-    """Import files or modules, whose tasks, rewards and algorithms are found by name then.
+    """Import files or modules, whose plug-ins are found by their names then.
 
     Args:
         names: files such as `my_task.py`, or modules as an import statement has them.
@@ -119,7 +119,7 @@ def _import_module(name: str) -> None:
         import_module(name)
     except (Exception, SystemExit) as error:  # a plug-in may raise anything: this is the boundary
         raise ValueError(
-            f"Expected a Python file or a module to import, got {name!r}: {_cause(error)}."
+            f"Expected a Python file or a module to import, got {name!r}: {failure(error)}."
         ) from error
 
 
@@ -145,23 +145,8 @@ def _run(path: Path, code: bytes, digest: str) -> None:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ValueError(
-            f"Expected {path} to be imported, got {_cause(error)}{_line(error, path)}: mend it."
+            f"Expected a plug-in to be imported, got {failure(error)}: mend it."
         ) from error
-
-
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _line(error: BaseException, path: Path) -> str:
-    if isinstance(error, SyntaxError):
-        return ""  # it names the line itself
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(path)
-    ]
-    return f" in line {lines[-1]}" if lines else ""
 
 
 def _state_file() -> Path:

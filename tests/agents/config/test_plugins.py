@@ -98,6 +98,20 @@ def test_a_file_that_fails_is_named_with_its_line(own, text, words):
     assert "own_task" not in sys.modules
 
 
+def test_a_module_that_fails_is_named_with_its_file(own, monkeypatch):
+    monkeypatch.syspath_prepend(own.parent)
+    for text, words in (
+        ("1 / 0", f"ZeroDivisionError: division by zero in line 1 of {own}"),
+        ("\nif:", f"SyntaxError: invalid syntax in line 2 of {own}"),
+        # Its own line, not that of what it imports.
+        ("import json\njson.loads('')", f"in line 2 of {own}"),
+    ):
+        own.write_text(text)
+        with pytest.raises(ValueError, match="a module to import, got 'own_task'") as caught:
+            import_plugins("own_task")
+        assert words in str(caught.value)
+
+
 def test_what_is_not_there_is_named(own):
     with pytest.raises(ValueError, match=r"did you mean .*own_task\.py\?"):
         import_plugins(own.with_name("own_tsk.py"))

@@ -15,7 +15,7 @@ from agents.config.plugins import import_plugins
 from agents.config.train import TrainConfig
 from agents.engines import Engine, register_engine
 from agents.maths.losses import Totals
-from agents.records.folder import read_config
+from agents.records.folder import RunFolder
 from agents.registries import (
     ALGORITHMS,
     CRITIC_BODIES,
@@ -62,7 +62,7 @@ def test_one_of_each_trains_evaluates_resumes_and_is_reported(tmp_path):
     run = tmp_path / "run"
     chosen = [w for name, word in CHOSEN.items() for w in (f"--{name.replace('_', '-')}", word)]
     assert command("train", "mine", "--import", FILE, *chosen, "--out", run) == 0
-    config = read_config(run)
+    config = RunFolder(run).read_config()
     assert {name: getattr(config, name) for name in CHOSEN} == CHOSEN
     assert (config.iterations, config.model) == (
         2,

@@ -1,4 +1,4 @@
-"""Failures of a run that are no mistake of the user; those are `ValueError`s."""
+"""Failures of a run that are not the user's mistake; a mistake is a `ValueError`."""
 
 
 class DivergenceError(RuntimeError):

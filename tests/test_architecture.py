@@ -13,6 +13,7 @@ from tests.test_imports import ROOMS
 from tests.trajectories import ROOT
 
 PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 WAY = PAGE.split("## The way of a query")[1].split("Before it")[0]
 BLOCKS = blocks(ROOT)
 FUNCTIONS = [block.lines for block in BLOCKS if not block.is_class]
@@ -67,9 +68,31 @@ def test_floors_are_the_longest_way_and_a_circle_is_one():
     assert floors({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == 2
 
 
-def test_every_file_that_the_page_names_is_there():
-    assert files_named(PAGE)
-    assert not [name for name in files_named(PAGE) if not (ROOT / name).is_file()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_module_that_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    assert not [name for name in files_named(text) if not (ROOT / name).is_file()]
+    dotted = re.findall(r"\b(?:agents|cory_env|tests|benchmarks|recipes)(?:\.\w+)+", text)
+    assert not [name for name in dotted if not (is_named_in(name) or name.endswith(".md"))]
+
+
+def is_named_in(dotted: str) -> bool:
+    """Whether the longest beginning that is a module or a package holds what is left."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:length])
+        if path.is_dir() or path.with_suffix(".py").is_file():
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            left = parts[length:]
+            text = file.read_text(encoding="utf-8") if file.is_file() else ""
+            return not left or re.search(rf"\b{left[0]}\b", text) is not None
+    return False
+
+
+def test_a_stale_name_is_found():
+    assert is_named_in("agents.maths.figures.pass_at_k")
+    assert not is_named_in("agents.functional.gae")
+    assert not is_named_in("agents.maths.figures.gae")
 
 
 def test_the_way_of_a_query_through_the_learner_is_at_most_12_files():

@@ -1,4 +1,7 @@
-"""What a policy is to those that play it, score it and teach it."""
+"""`Policy`: the protocol by which engines, rollouts and algorithms see a language model.
+
+`LLMPolicy` in llm.py implements it.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _SKIPPED = ("clip_fraction", "approx_kl", "gradient_norm", "skipped")
 
 
 class Learner:
-    """What policies and critics learn with."""
+    """The optimizers of policies and critics, and the steps that they take."""
 
     def __init__(self, algorithm: Algorithm, world: World, histograms: Histograms):
         """Make an optimizer for every policy and every critic of an algorithm."""

@@ -474,7 +474,7 @@ def _play(argv: list[str]) -> int:
 def _load_policy(folder: Path | None) -> LLMPolicy:
     """Load a policy, or the embedded model where the folder is None."""
     with hushed():
-        from agents.models.loading import EMBEDDED_MODEL
+        from agents.models.files import EMBEDDED_MODEL
         from agents.policies.load import load_policy
 
     return load_policy(folder or EMBEDDED_MODEL)

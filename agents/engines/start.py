@@ -9,8 +9,9 @@ import torch
 from agents.config.train import TrainConfig
 from agents.engines import ENGINES
 from agents.engines.base import Engine, EngineRun
+from agents.models.files import EMBEDDED_MODEL
 from agents.models.gguf import gguf_folder, is_gguf
-from agents.models.loading import EMBEDDED_MODEL, pick_device, pick_dtype
+from agents.models.loading import pick_device, pick_dtype
 from agents.policies.base import Policy
 from agents.records.folder import RunFolder
 from cory_env.game import Rules

@@ -1,4 +1,4 @@
-"""What lies in the folder of a model: which kind of policy, which weights, whose code.
+"""What lies in the folder of a model: which kind of policy, which weights, whose code, what base.
 
 Weights are read as safetensors only: to read a pickle is to run what it says. Code that a model
 brings along is never run.
@@ -18,6 +18,15 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 MODEL_CONFIG = "config.json"
 """Of transformers, for a whole model."""
+
+
+EMBEDDED_PARTS = ("agents", "assets", "model")
+
+
+EMBEDDED_MODEL = Path(__file__).parents[2].joinpath(*EMBEDDED_PARTS)
+
+
+_MAGNITUDE = ".lora_magnitude_vector"
 
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
@@ -50,6 +59,37 @@ def policy_kind(
     else:
         found = f"{folder}, which {'holds none' if folder.is_dir() else 'is no folder'}"
     raise ValueError(f"Expected {wanted}, such as runs/imdb/final/llm_0, got {found}.")
+
+
+def find_model(model: str) -> str:
+    """Return where transformers finds a model.
+
+    The embedded one is found by its name, and wherever a checkout lay in which an adapter of it was
+    trained.
+    """
+    path = Path(model)
+    moved = path.parts[-len(EMBEDDED_PARTS) :] == EMBEDDED_PARTS and not path.exists()
+    return str(EMBEDDED_MODEL) if model == "embedded" or moved else model
+
+
+def plain_name(name: str) -> str:
+    """Return the name of an adapter's parameter as peft writes it, without a last `.weight`."""
+    return name.removesuffix(".weight") if f"{_MAGNITUDE}." in name else name
+
+
+def is_down(name: str) -> bool:
+    """Return whether a tensor is the factor of an adapter that reads the input of its layer."""
+    return name.endswith((".lora_A.weight", ".lora_embedding_A"))
+
+
+def is_up(name: str) -> bool:
+    """Return whether a tensor is the factor of an adapter that writes the output of its layer."""
+    return name.endswith((".lora_B.weight", ".lora_embedding_B"))
+
+
+def is_magnitude(name: str) -> bool:
+    """Return whether a tensor holds the magnitudes of DoRA."""
+    return name.endswith(_MAGNITUDE)
 
 
 def is_on_hub(model: str) -> bool:

@@ -20,14 +20,8 @@ from transformers import (
 
 from agents.config.named_models import NAMED_MODELS
 from agents.config.sources import check_repository
-from agents.models.files import check_safetensors, why_not
+from agents.models.files import check_safetensors, find_model, why_not
 from agents.models.gguf import gguf_folder, is_gguf
-
-EMBEDDED_PARTS = ("agents", "assets", "model")
-
-
-EMBEDDED_MODEL = Path(__file__).parents[2].joinpath(*EMBEDDED_PARTS)
-
 
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -118,17 +112,6 @@ def load_base(
     if Path(source).is_dir():
         base.name_or_path = str(Path(source).absolute())  # what an adapter says it belongs to
     return base, tokenizer
-
-
-def find_model(model: str) -> str:
-    """Return where transformers finds a model.
-
-    The embedded one is found by its name, and wherever a checkout lay in which an adapter of it was
-    trained.
-    """
-    path = Path(model)
-    moved = path.parts[-len(EMBEDDED_PARTS) :] == EMBEDDED_PARTS and not path.exists()
-    return str(EMBEDDED_MODEL) if model == "embedded" or moved else model
 
 
 def load_hf_tokenizer(source: str) -> PreTrainedTokenizerBase:

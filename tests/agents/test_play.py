@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from agents.cli.main import main
-from agents.models.loading import EMBEDDED_MODEL
+from agents.models.files import EMBEDDED_MODEL
 from agents.models.tiny import tiny_model
 from agents.policies.load import load_policy
 from agents.terminal.hush import hushed

@@ -20,7 +20,8 @@ from agents.engines.start import make_engine
 from agents.engines.vllm_server import VLLMServerEngine
 from agents.errors import EngineError
 from agents.models.adapters import LoraBackbone, lora_config
-from agents.models.loading import EMBEDDED_MODEL, load_base
+from agents.models.files import EMBEDDED_MODEL
+from agents.models.loading import load_base
 from agents.models.tiny import tiny_model
 from agents.policies.llm import LLMPolicy
 from agents.records.checkpoint import load_checkpoint

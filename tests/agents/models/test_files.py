@@ -15,7 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from agents import TrainConfig, evaluate, load_policy, train
 from agents.cli.main import main
-from agents.models.loading import EMBEDDED_MODEL, load_base
+from agents.models.files import EMBEDDED_MODEL
+from agents.models.loading import load_base
 from agents.rewards.classifier import ClassifierReward
 from tests.agents.small_models import STORIES
 

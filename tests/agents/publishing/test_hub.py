@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import TrainConfig, train
 from agents.cli.main import main
-from agents.models.loading import EMBEDDED_MODEL
+from agents.models.files import EMBEDDED_MODEL
 from agents.publishing.cards import write_cards
 
 

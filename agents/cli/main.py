@@ -1,4 +1,4 @@
-"""The command line: `python -m agents train | compare | evaluate | report | merge | push | play`.
+"""The command line: `python -m agents train | compare | evaluate | report | average | …`.
 
 The only place that parses flags and turns an error of the user into one line and exit code 2. Heavy
 imports wait until the flags are understood.
@@ -45,6 +45,8 @@ USAGE = """usage: {program} COMMAND …
   compare TASK [--variants …] [--seeds 3] [--FIELD …]    variants side by side: one table, one page
   evaluate RUN [--split test] [--k 1 2 4 8]              score a run's policies, alone and as a team
   report RUN [RUN …] [--out FILE]                        page of a run, or of several side by side
+  average RUN [RUN …] --out DIR [--weights 1 1]          the mean of policies as one: of a pair,
+                                                         of adapters, of a run's checkpoints
   merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
   push RUN ORG/NAME [--public]                           upload the policies of a run to the hub
   play TASK [--seat observer_0] [--partner POLICY]       take a seat yourself, a model has the other
@@ -155,6 +157,28 @@ class _ReportFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _AverageFlags:
+    """Write the mean of policies of one base as one policy, which peft or transformers loads.
+
+    Of LoRA adapters the updates are averaged, not the factors; of whole models the weights.
+    """
+
+    policies: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY [POLICY …]")
+    ]
+    """Runs, for all their final policies; folders of policies; checkpoints of finished runs, such
+    as runs/imdb/checkpoints/step_40, or one policy of them, …/step_40/llm_0."""
+    out: Path
+    """New or empty folder."""
+    weights: tuple[float, ...] = ()
+    """One for each policy, divided by their sum; equal ones if left out."""
+    scale: float = 1.0
+    """What the mean update of LoRA adapters is multiplied by."""
+    rank: int = 0
+    """Of the mean adapter; 0 for the smallest by which no layer's update loses 1 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _MergeFlags:
     """Write an adapter and its base as one model, which transformers loads without peft."""
 
@@ -239,6 +263,7 @@ def _run(argv: list[str]) -> int:
         "compare": _compare,
         "evaluate": _evaluate,
         "report": _report,
+        "average": _average,
         "merge": _merge,
         "push": _push,
         "play": _play,
@@ -431,6 +456,24 @@ def _report(argv: list[str]) -> int:
         from agents.reports.runs_page import write_comparison
 
         print(write_comparison(flags.runs, flags.out or Path("comparison.html")))
+    return 0
+
+
+def _average(argv: list[str]) -> int:
+    flags, _ = parse(_AverageFlags, argv, prog="average")
+    from agents.publishing.folders import check_new
+    from agents.publishing.snapshots import check_alike, find_snapshots
+
+    check_alike(find_snapshots(flags.policies), flags.weights, scale=flags.scale, rank=flags.rank)
+    check_new(flags.out)
+    with hushed():
+        from agents.publishing.average import average
+
+    print(
+        average(
+            flags.policies, flags.out, weights=flags.weights, scale=flags.scale, rank=flags.rank
+        )
+    )
     return 0
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ policy = AutoModelForCausalLM.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanOf:
+    """What a mean of policies is made of."""
+
+    shares: Mapping[str, float]
+    """By what a policy is called; they sum to 1."""
+    scale: float
+    rank: int
+    """Of the adapter; 0 of a whole model."""
+    error: float
+    """Relative, of the layer that has lost most by the rank."""
+
+
 def write_cards(run: Path) -> None:
     """Write the cards of all policies in `final/`.
 
@@ -108,6 +122,55 @@ def write_card(run: RunFiles, folder: Path, address: str, base: str) -> None:
     """
     curves_png(run.rows, folder / "curves.png")
     write_atomically(folder / "README.md", _card(run, folder, address, base))
+
+
+def write_mean_card(folder: Path, address: str, mean: MeanOf, run: Path | None) -> None:
+    """Write the card of the mean of several policies.
+
+    Args:
+        folder: of the mean.
+        address: what the lines that load it call it.
+        mean: what it is made of.
+        run: folder of the run of the first policy; None if it lies in none.
+    """
+    files = read_run(run) if run and (run / "config.json").is_file() else None
+    config = files.config if files else {}
+    base = base_of(folder)
+    model = str(config.get("model", base)).split(",")[0]
+    is_adapter = bool(base)
+    task = str(config.get("task", ""))
+    data = ModelCardData(
+        library_name="peft" if is_adapter else "transformers",
+        base_model=_base_on_hub(model, base) or None,
+        pipeline_tag="text-generation",
+        tags=["cory", "reinforcement-learning", "merge", *([task] if task else []), _PAPER],
+    )
+    load = (_LOAD_ADAPTER if is_adapter else _LOAD_WHOLE).format(folder=address)
+    table = "\n".join(f"| {name} | {share:.4g} |" for name, share in mean.shares.items())
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {address}: the mean of {len(mean.shares)} policies",
+        _mean_text(mean, is_adapter=is_adapter),
+        f"| policy | weight |\n|---|---|\n{table}",
+        f"## Loading\n\n```python\n{load}\n```",
+        *(_loading_elsewhere(model, address) if is_adapter else ()),
+        "## Limits\n\n- Nothing here says how good it is: it has not been evaluated.\n"
+        "- What the policies, their base model and the data get wrong, it may get wrong as well; "
+        "their terms hold for it, too.",
+        *([_configuration(config)] if config else ()),
+    ]
+    write_atomically(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _mean_text(mean: MeanOf, *, is_adapter: bool) -> str:
+    if not is_adapter:
+        return "A whole model: the mean of the weights of the models below, by cory-env."
+    times = "" if mean.scale == 1 else f", times {mean.scale:g}"
+    return (
+        f"An adapter: the mean of the updates of the adapters below{times}, by cory-env, at rank "
+        f"{mean.rank}. By the rank no layer's update has lost more than {mean.error:.2%} of its "
+        "Frobenius norm."
+    )
 
 
 def _card(run: RunFiles, folder: Path, address: str, base: str) -> str:

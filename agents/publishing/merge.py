@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +9,7 @@ import torch
 
 from agents.models.files import policy_kind
 from agents.models.merged import load_merged
+from agents.publishing.folders import check_new, new_folder
 from agents.terminal.hush import hushed
 
 
@@ -39,16 +38,10 @@ def merge(
             f"Expected a folder with an adapter, such as runs/imdb/final/llm_0, got {folder}, "
             "which holds a whole model already."
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"Expected a new or empty folder to write to, got {out}, which is not.")
+    check_new(out)
     model, tokenizer = load_merged(folder, base)
     model.config.name_or_path = ""  # else the folder of the base on this machine
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        model.to(getattr(torch, dtype)).save_pretrained(temporary)  # type: ignore[arg-type]
-        tokenizer.save_pretrained(temporary)
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(out) as written:
+        model.to(getattr(torch, dtype)).save_pretrained(written)  # type: ignore[arg-type]
+        tokenizer.save_pretrained(written)
     return out

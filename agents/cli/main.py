@@ -168,8 +168,8 @@ class _AverageFlags:
     ]
     """Runs, for all their final policies; folders of policies; checkpoints of finished runs, such
     as runs/imdb/checkpoints/step_40, or one policy of them, …/step_40/llm_0."""
-    out: Path
-    """New or empty folder."""
+    out: Path | None = None
+    """New or empty folder; must be given."""
     weights: tuple[float, ...] = ()
     """One for each policy, divided by their sum; equal ones if left out."""
     scale: float = 1.0
@@ -464,16 +464,15 @@ def _average(argv: list[str]) -> int:
     from agents.publishing.folders import check_new
     from agents.publishing.snapshots import check_alike, find_snapshots
 
-    check_alike(find_snapshots(flags.policies), flags.weights, scale=flags.scale, rank=flags.rank)
+    options = {"weights": flags.weights, "scale": flags.scale, "rank": flags.rank}
+    check_alike(find_snapshots(flags.policies), **options)
+    if flags.out is None:
+        raise ValueError("Expected a folder to write to, got none: pass --out DIR.")
     check_new(flags.out)
     with hushed():
         from agents.publishing.average import average
 
-    print(
-        average(
-            flags.policies, flags.out, weights=flags.weights, scale=flags.scale, rank=flags.rank
-        )
-    )
+    print(average(flags.policies, flags.out, **options))
     return 0
 
 

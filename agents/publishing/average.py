@@ -72,7 +72,7 @@ def average(
     """
     out = Path(out)
     snapshots = find_snapshots([Path(source) for source in sources])
-    check_alike(snapshots, weights, scale=scale, rank=rank)
+    check_alike(snapshots, weights=weights, scale=scale, rank=rank)
     check_new(out)
     for step in sorted({file.parent for s in snapshots if s.prefix for file in s.files}):
         check_checkpoint(step)
@@ -89,7 +89,7 @@ def average(
             _write_whole(snapshots, shares, folder)
         titles = tuple(snapshot.title for snapshot in snapshots)
         mean = MeanOf(
-            shares=dict(zip(titles, shares, strict=True)), scale=scale, rank=rank, error=error
+            shares=tuple(zip(titles, shares, strict=True)), scale=scale, rank=rank, error=error
         )
         write_mean_card(folder, out.name, mean, first.run)
     return Average(folder=out, policies=titles, rank=rank, error=error)

@@ -68,8 +68,8 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
 class MeanOf:
     """What a mean of policies is made of."""
 
-    shares: Mapping[str, float]
-    """By what a policy is called; they sum to 1."""
+    shares: Sequence[tuple[str, float]]
+    """What a policy is called, and its weight; weights sum to 1."""
     scale: float
     rank: int
     """Of the adapter; 0 of a whole model."""
@@ -146,7 +146,7 @@ def write_mean_card(folder: Path, address: str, mean: MeanOf, run: Path | None) 
         tags=["cory", "reinforcement-learning", "merge", *([task] if task else []), _PAPER],
     )
     load = (_LOAD_ADAPTER if is_adapter else _LOAD_WHOLE).format(folder=address)
-    table = "\n".join(f"| {name} | {share:.4g} |" for name, share in mean.shares.items())
+    table = "\n".join(f"| {name} | {share:.4g} |" for name, share in mean.shares)
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {address}: the mean of {len(mean.shares)} policies",

@@ -102,7 +102,7 @@ def find_snapshots(sources: Sequence[Path]) -> list[Snapshot]:
 
 
 def check_alike(
-    snapshots: Sequence[Snapshot], weights: Sequence[float], *, scale: float, rank: int
+    snapshots: Sequence[Snapshot], *, weights: Sequence[float], scale: float, rank: int
 ) -> None:
     """Check that policies have a mean.
 
@@ -303,7 +303,7 @@ def _check_shapes(first: Snapshot, other: Snapshot, shapes: dict[str, Shape]) ->
     for name, shape in shapes.items():
         if shape != theirs[name]:
             raise ValueError(
-                _differ("sizes", first, other, f"{name} of {shape} and {theirs[name]}")
+                _differ("shape", first, other, f"{name} of {shape} and {theirs[name]}")
             )
 
 

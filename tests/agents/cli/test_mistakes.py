@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,6 +72,9 @@ COMMANDS = [
     ("train", "Expected `train TASK`"),
     ("merge a", "Expected `merge POLICY OUT`"),
     ("report", "at least one run folder"),
+    ("average", "at least two policies to average, got none"),
+    ("average adapter adapter", "a folder to write to, got none: pass --out DIR"),
+    ("average runs/x --ou new", "did you mean --out?"),
     # Values.
     ("train imdb --iterations many", "Expected a whole number for --iterations, got 'many'"),
     ("train imdb --iterations 1.5", "Expected a whole number"),
@@ -98,6 +103,20 @@ COMMANDS = [
     ("train imdb --adapter full --quantization 4bit", "--adapter lora"),
     # Files.
     ("evaluate nothing", "Expected a run folder"),
+    ("average nothing adapter --out new", "nothing, which is no folder"),
+    ("average adapter --out new", "at least two policies to average, got adapter"),
+    ("average adapter whole --out new", "policies of one kind, got adapter and whole"),
+    ("average adapter adapter_of_another --out new", "one base model, got base and another"),
+    ("average adapter dora --out new", "one kind, got use_dora=False and True"),
+    ("average adapter elsewhere --out new", "got no base_model.model.q.lora_A.weight in elsewhere"),
+    ("average adapter wider --out new", "base_model.model.q.lora_B.weight of (2,) and (3,)"),
+    ("average adapter other_words --out new", "one vocabulary"),
+    ("average adapter adapter --out model", "a new or empty folder"),
+    ("average adapter adapter --out new --weights 1", "Expected 2 weights"),
+    ("average adapter adapter --out new --weights 0 0", "at least 0, and one above, got 0 0"),
+    ("average adapter adapter --out new --rank -1", "rank to be at least 0"),
+    ("average whole whole --out new --scale 2", "no --rank and no --scale with whole models"),
+    ("average dora dora --out new --scale 2", "no --scale with DoRA"),
     ("train imdb --resume", "Expected a run"),
     ("train imdb --import my_tsk.py", "did you mean my_task.py?"),
     ("train imdb --import no_such_module", "No module named 'no_such_module'"),
@@ -165,6 +184,31 @@ print(json.dumps(answers))
 """
 
 
+def _write_policies(folder: Path) -> None:
+    """Write policies of which `adapter` has a mean with itself alone."""
+
+    def write(name: str, *, layer: str = "q", width: int = 2, words: str = "a", **settings) -> None:
+        (folder / name).mkdir()
+        config = {"base_model_name_or_path": "base", "peft_type": "LORA", "use_dora": False}
+        (folder / name / "adapter_config.json").write_text(json.dumps({**config, **settings}))
+        (folder / name / "tokenizer.json").write_text(json.dumps({"model": {"vocab": [words]}}))
+        tensors = {
+            f"base_model.model.{layer}.lora_A.weight": np.zeros((1, 2), "float32"),
+            f"base_model.model.{layer}.lora_B.weight": np.zeros((width, 1), "float32"),
+        }
+        save_file(tensors, folder / name / "adapter_model.safetensors")
+
+    write("adapter")
+    write("adapter_of_another", base_model_name_or_path="another")
+    write("dora", use_dora=True)
+    write("elsewhere", layer="v")
+    write("wider", width=3)
+    write("other_words", words="b")
+    (folder / "whole").mkdir()
+    (folder / "whole" / "config.json").write_text("{}")
+    save_file({"weight": np.zeros(1, "float32")}, folder / "whole" / "model.safetensors")
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """Make all mistakes, and return what came of each."""
@@ -172,6 +216,8 @@ def answers(tmp_path_factory):
     (folder / "my_task.py").write_text("")
     (folder / "broken.py").write_text("nothing_of_this_name\n")
     (folder / "model").mkdir()
+    (folder / "model" / "notes.txt").write_text("mine")
+    _write_policies(folder)
     rows = [words for words, _ in COMMANDS], [call for call, _ in CALLS]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],

@@ -200,7 +200,9 @@ def test_dora_is_the_mean_of_weights_where_directions_agree_and_close_to_it_else
     magnitude = "base_model.model.layer.lora_magnitude_vector"
 
     def weights(*adapters: Adapter) -> list[Tensor]:
-        return [dora_weight(base, a.magnitudes[magnitude], dense(a.updates[DOWN])) for a in adapters]
+        return [
+            dora_weight(base, a.magnitudes[magnitude], dense(a.updates[DOWN])) for a in adapters
+        ]
 
     ours, theirs = (dora([[0.1], [0.2]], [[1.0, 1.0]], m) for m in ([5.0, 2.0], [7.0, 4.0]))
     mean = mean_adapter([ours, theirs], [1, 1]).adapter

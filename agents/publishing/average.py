@@ -91,7 +91,8 @@ def average(
         mean = MeanOf(
             shares=tuple(zip(titles, shares, strict=True)), scale=scale, rank=rank, error=error
         )
-        write_mean_card(folder, out.name, mean, first.run)
+        config = first.run.read_config_values() if first.run else {}
+        write_mean_card(folder, out.name, mean, config)
     return Average(folder=out, policies=titles, rank=rank, error=error)
 
 

@@ -124,17 +124,15 @@ def write_card(run: RunFiles, folder: Path, address: str, base: str) -> None:
     write_atomically(folder / "README.md", _card(run, folder, address, base))
 
 
-def write_mean_card(folder: Path, address: str, mean: MeanOf, run: Path | None) -> None:
+def write_mean_card(folder: Path, address: str, mean: MeanOf, config: Mapping[str, object]) -> None:
     """Write the card of the mean of several policies.
 
     Args:
         folder: of the mean.
         address: what the lines that load it call it.
         mean: what it is made of.
-        run: folder of the run of the first policy; None if it lies in none.
+        config: of the run of the first policy; empty if it lies in none.
     """
-    files = read_run(run) if run and (run / "config.json").is_file() else None
-    config = files.config if files else {}
     base = base_of(folder)
     model = str(config.get("model", base)).split(",")[0]
     is_adapter = bool(base)

@@ -7,7 +7,6 @@ before torch is loaded.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from agents.models.files import (
     ADAPTER_CONFIG,
+    MODEL_CONFIG,
     check_safetensors,
     find_model,
     is_down,
@@ -25,13 +25,8 @@ from agents.models.files import (
     plain_name,
     policy_kind,
 )
-from agents.records.view import read_object
-
-_STATE = "state.safetensors"
-
-
-_STEP = re.compile(r"step_\d+")
-
+from agents.records.folder import CHECKPOINT_TENSORS, RunFolder
+from agents.records.objects import read_object
 
 _MAY_DIFFER = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout"),
@@ -62,10 +57,9 @@ class Snapshot:
     kind: Literal["adapter", "whole"]
 
     @property
-    def run(self) -> Path | None:
-        """The folder of its run, if it lies in one."""
-        parent = self.folder.resolve().parent
-        return parent.parent if parent.name == "final" else None
+    def run(self) -> RunFolder | None:
+        """Its run, if it lies in one."""
+        return RunFolder.of_policy(self.folder)
 
     def named(self, stored: str) -> str | None:
         """Return the name of a tensor as peft and transformers have it; None for another's."""
@@ -133,20 +127,17 @@ def check_alike(
 
 
 def _found_in(source: Path) -> list[Snapshot]:
-    if _STEP.fullmatch(source.name) and (source / _STATE).is_file():
-        return [_of_checkpoint(source, name) for name in _policies_in(source)]
-    if _STEP.fullmatch(source.parent.name) and (source.parent / _STATE).is_file():
+    if run := RunFolder.of_checkpoint(source):
+        return [_of_checkpoint(run, source, name) for name in _policies_in(source)]
+    if run := RunFolder.of_checkpoint(source.parent):
         names = _policies_in(source.parent)
         if source.name not in names:
             raise ValueError(
                 f"Expected a policy of the checkpoint {source.parent} ({', '.join(names)}), got "
                 f"{source.name!r}."
             )
-        return [_of_checkpoint(source.parent, source.name)]
-    if (source / "final").is_dir() and (source / "metrics.jsonl").is_file():
-        folders = sorted((source / "final").glob("llm_*"), key=lambda p: (len(p.name), p.name))
-        return [_of_folder(folder) for folder in folders]
-    return [_of_folder(source)]
+        return [_of_checkpoint(run, source.parent, source.name)]
+    return [_of_folder(folder) for folder in RunFolder(source).final_policies() or [source]]
 
 
 def _of_folder(folder: Path) -> Snapshot:
@@ -155,15 +146,13 @@ def _of_folder(folder: Path) -> Snapshot:
     files = tuple(sorted(folder.glob("*.safetensors")))
     if not files:
         raise ValueError(f"Expected weights as safetensors in {folder}, found none.")
-    place = folder.resolve()
-    in_run = place.parent.name == "final"
-    title = f"{place.parent.parent.name}/{place.name}" if in_run else place.name
+    run, name = RunFolder.of_policy(folder), folder.resolve().name
+    title = f"{run.name}/{name}" if run else name
     return Snapshot(title=title, folder=folder, files=files, kind=kind)
 
 
-def _of_checkpoint(step: Path, name: str) -> Snapshot:
-    run = step.resolve().parent.parent
-    folder = run / "final" / name
+def _of_checkpoint(run: RunFolder, step: Path, name: str) -> Snapshot:
+    folder = run.policy_path(name)
     if not folder.is_dir():
         raise ValueError(
             f"Expected the checkpoint of a finished run, whose {name} has its configuration and "
@@ -172,16 +161,15 @@ def _of_checkpoint(step: Path, name: str) -> Snapshot:
     return Snapshot(
         title=f"{run.name}/{step.name}/{name}",
         folder=folder,
-        files=(step / _STATE,),
+        files=(step / CHECKPOINT_TENSORS,),
         prefix=f"policy/{name}/",
         kind=policy_kind(folder),
     )
 
 
 def _policies_in(step: Path) -> list[str]:
-    return sorted(
-        {key.split("/")[1] for key in _shapes(step / _STATE) if key.startswith("policy/")}
-    )
+    names = _shapes(step / CHECKPOINT_TENSORS)
+    return sorted({name.split("/")[1] for name in names if name.startswith("policy/")})
 
 
 def _shapes(path: Path) -> dict[str, Shape]:
@@ -260,17 +248,15 @@ def _bases(first: Snapshot, other: Snapshot) -> tuple[str, str]:
         return find_model(str(names[0])), find_model(str(names[1]))
     ours, theirs = _model(first), _model(other)
     if not (ours and theirs):
-        kinds = [read_object(s.folder / "config.json").get("model_type") for s in (first, other)]
+        kinds = [read_object(s.folder / MODEL_CONFIG).get("model_type") for s in (first, other)]
         return str(kinds[0]), str(kinds[1])
     return ours, theirs
 
 
 def _model(snapshot: Snapshot) -> str:
     """Return what the run of a policy calls its base model; nothing if it lies in none."""
-    config = snapshot.run / "config.json" if snapshot.run else None
-    if config is None or not config.is_file():
-        return ""
-    models = str(read_object(config).get("model") or "").split(",")
+    config = snapshot.run.read_config_values() if snapshot.run else {}
+    models = str(config.get("model") or "").split(",")
     return models[int(snapshot.folder.name.rpartition("_")[2]) if len(models) > 1 else 0]
 
 

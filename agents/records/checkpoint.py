@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agents.records.folder import RunFolder
+from agents.records.folder import CHECKPOINT_TENSORS, RunFolder
 
-_FILES = ("state.safetensors", "state.json")
+_FILES = (CHECKPOINT_TENSORS, "state.json")
 
 
 def save_checkpoint(

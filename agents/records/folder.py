@@ -25,6 +25,10 @@ from agents.records.rows import (
     read_samples,
 )
 
+CHECKPOINT_TENSORS = "state.safetensors"
+"""In the folder of a checkpoint."""
+
+
 _FINAL = "final"
 
 
@@ -51,6 +55,17 @@ class RunFolder:
     def of_final(cls, folder: Path) -> RunFolder | None:
         """Return the run whose `final/` a folder is; None for any other folder."""
         return cls(folder.parent) if folder.name == _FINAL else None
+
+    @classmethod
+    def of_policy(cls, folder: Path) -> RunFolder | None:
+        """Return the run that ended with a policy; None for any other folder."""
+        return cls.of_final(folder.resolve().parent)
+
+    @classmethod
+    def of_checkpoint(cls, folder: Path) -> RunFolder | None:
+        """Return the run of a checkpoint; None for any other folder."""
+        is_checkpoint = _STEP.fullmatch(folder.name) and (folder / CHECKPOINT_TENSORS).is_file()
+        return cls(folder.resolve().parent.parent) if is_checkpoint else None
 
     @property
     def name(self) -> str:

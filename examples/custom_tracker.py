@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from agents import TrainConfig, train
 from agents.config.presets import preset_values
+from agents.records.folder import RunFolder
 from agents.records.rows import HistogramRow, MetricValue, SampleRow
 from agents.registries import register_tracker
 from agents.watching.tracker import Tracker, numbers
@@ -20,11 +21,12 @@ from agents.watching.tracker import Tracker, numbers
 
 @register_tracker("csv")
 class CsvTracker(Tracker):
-    """metrics.csv in the run folder."""
+    """`trackers/csv/metrics.csv` of the run folder."""
 
     def __init__(self, config: TrainConfig, done: int):
         """Begin the table; a resumed run goes on behind the rows of what is done."""
-        path = config.run_folder / "metrics.csv"
+        path = RunFolder(config.run_folder).trackers_path / "csv" / "metrics.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines(True)[: 1 + done] if done else []
         path.write_text("".join(lines), encoding="utf-8")
         self.file = path.open("a", newline="", encoding="utf-8")

@@ -150,6 +150,11 @@ class RunFolder:
         """The id under which Weights & Biases knows the run."""
         return self.wandb_path / "run_id"
 
+    @property
+    def trackers_path(self) -> Path:
+        """What trackers of the user's own write, each in a folder of its name."""
+        return self.path / "trackers"
+
     def adapters_path(self, rank: int) -> Path:
         """Where one process pushes the adapters of its engine from."""
         return self.path / f"{_ADAPTERS}{rank}"
@@ -169,7 +174,8 @@ class RunFolder:
         known = {
             *(self.config_path, self.provenance_path, self.checkpoints_path, *self.ending),
             *(self.metrics_path, self.samples_path, self.histograms_path),
-            *(self.tensorboard_path, self.wandb_path, *self.path.glob(f"{_ADAPTERS}[0-9]*")),
+            *(self.tensorboard_path, self.wandb_path, self.trackers_path),
+            *self.path.glob(f"{_ADAPTERS}[0-9]*"),
             *self.cut_short(),
         }
         return [path for path in self.path.iterdir() if path in known]

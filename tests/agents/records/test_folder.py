@@ -213,6 +213,16 @@ def test_every_file_of_a_run_is_known(toy_config):
     assert folder.tensorboard_path in folder.entries()
 
 
+def test_what_a_tracker_of_the_users_writes_is_replaced_with_its_run(toy_config):
+    config = toy_config(iterations=1)
+    train(config, console=QUIET)
+    table = RunFolder(config.run_folder).trackers_path / "csv" / "metrics.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("")
+    train(config, overwrite=True, console=QUIET)
+    assert not table.exists()
+
+
 def test_adapters_that_a_killed_run_left_behind_are_replaced_with_it(toy_config):
     config = toy_config(iterations=1)
     train(config, console=QUIET)

@@ -17,10 +17,11 @@ from torch import Tensor
 from agents import TrainConfig, train
 from agents.config.presets import preset_values
 from agents.engines import Engine, register_engine
-from agents.policies.llm import Generated, LLMPolicy
+from agents.policies.base import Policy
+from agents.policies.llm import Generated
 
 
-def overwrite(policy: LLMPolicy, weights: Mapping[str, Tensor]) -> None:
+def overwrite(policy: Policy, weights: Mapping[str, Tensor]) -> None:
     """Give a policy other weights."""
     with torch.no_grad():
         for name, parameter in policy.parameters().items():
@@ -36,12 +37,12 @@ class LaggingEngine(Engine):
     def __init__(self) -> None:
         self.versions: dict[str, list[dict[str, Tensor]]] = {}
 
-    def sync(self, policy: LLMPolicy) -> None:
+    def sync(self, policy: Policy) -> None:
         """Keep the present weights beside those of the last iteration."""
         now = {name: p.detach().clone() for name, p in policy.parameters().items()}
         self.versions[policy.name] = [*self.versions.get(policy.name, [])[-1:], now]
 
-    def generate(self, policy: LLMPolicy, prompts: Sequence[str], **options) -> Generated:
+    def generate(self, policy: Policy, prompts: Sequence[str], **options) -> Generated:
         """Sample one response to each prompt."""
         versions = self.versions[policy.name]
         try:

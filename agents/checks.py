@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from agents.config.named_models import NAMED_MODELS
-from agents.config.plugins import import_remembered
 from agents.config.sources import check_repository
 from agents.config.train import TrainConfig
 from agents.records.folder import RunFolder
@@ -26,8 +24,7 @@ def check_run(run: Path, split: str = "") -> TrainConfig:
         ValueError: if there is no run in the folder, or what it needs is not there.
     """
     config = RunFolder(run).read_config()
-    import_remembered(config.imports, run)
-    check_before_loading(replace(config, test_split=split or config.test_split))
+    check_before_loading(config.replace(test_split=split or config.test_split))
     return config
 
 

@@ -11,11 +11,13 @@ from typing import Literal, Self
 
 import numpy as np
 
+from agents.config.algorithm import CriticConfig
 from agents.config.train import TrainConfig
 from agents.distributed.sharding import Sharding, asked_sharding
 from agents.distributed.world import World
 from agents.models.backbone import Backbone
 from agents.models.critic import Critic
+from agents.models.critic_bodies import CriticBody
 from agents.models.loading import load_base, pick_device, pick_dtype
 from agents.models.make import make_backbone
 from agents.models.tiny import tiny_model
@@ -89,7 +91,6 @@ class Parts:
         algorithm = ALGORITHMS.find(config.algorithm)
         task = build_task(config.task, config.train_split, config.task_arguments)
         reward = build_reward(config, task)
-        config = config.resolved(algorithm.defaults)
         _check_shares(config, world.size)
         critic = algorithm.critic if learns else None
         sharding = asked_sharding(world, pick_device(config.device), config.quantization)
@@ -121,7 +122,7 @@ class Parts:
         # Queries that are too long for the game are found by the game.
         self.games.reset(seed=config.seed)
         everybody = list(self.policies.values())
-        stays = config.swap == "never" or not config.swap_every
+        stays = config.swap == "never"
         for task, count in ((rules.task, None), (self.test_task, held_out)):
             readers = {
                 role: [policy] if stays and task is rules.task else everybody
@@ -136,10 +137,11 @@ def _check_shares(config: TrainConfig, size: int) -> None:
     Raises:
         ValueError: if not.
     """
-    if config.minibatch_size % size or (config.batch_size // size) % config.group_size:
+    group_size = config.algorithm_config.group_size
+    if config.minibatch_size % size or (config.batch_size // size) % group_size:
         raise ValueError(
             f"Expected {size} processes to share minibatches of {config.minibatch_size} and "
-            f"batches of {config.batch_size} in groups of {config.group_size} equally: pass "
+            f"batches of {config.batch_size} in groups of {group_size} equally: pass "
             "sizes that their number divides."
         )
 
@@ -196,7 +198,7 @@ def build_backbones(
             tokenizer.chat_template = None  # saved so: who loads the policy asks it the same way
         policies = [name for name, source in sources.items() if source == model]
         critics = dict.fromkeys(critic_names(config, critic)[name] for name in policies if critic)
-        own_bodies = CRITIC_BODIES.find(config.critic_body).own
+        own_bodies = bool(critics) and _critic_body(config).own
         backbone = make_backbone(
             base,
             tokenizer,
@@ -249,12 +251,18 @@ def build_critics(
                 len(backbones),
                 max_new_tokens,
                 seeds[policy],
-                body=CRITIC_BODIES.find(config.critic_body)(),
+                body=_critic_body(config)(),
                 name=name,
                 owner=policy,
             ).to(backbone.device)
         by_policy[policy] = critics[name]
     return by_policy
+
+
+def _critic_body(config: TrainConfig) -> type[CriticBody]:
+    brought = config.algorithm_config
+    assert isinstance(brought, CriticConfig)
+    return CRITIC_BODIES.find(brought.critic_body)
 
 
 def build_games(
@@ -274,6 +282,6 @@ def build_games(
         observers=observers,
         reward_sharing=config.sharing,
         knowledge_transfer=config.knowledge_transfer,
-        max_new_tokens=config.max_new_tokens or None,
+        max_new_tokens=config.max_new_tokens,
         tokenizer=backbone.tokenizer,  # type: ignore[arg-type]
     )

@@ -20,7 +20,7 @@ ALGORITHMS: Registry[Any] = Registry(
         "mappo": "agents.algorithms.mappo:MAPPO",
         "ippo": "agents.algorithms.ippo:IPPO",
         # On a game without observers: the baseline differs from CORY in nothing but the game.
-        "ppo": "agents.algorithms.ippo:IPPO",
+        "ppo": "agents.algorithms.ippo:PPO",
         "happo": "agents.algorithms.happo:HAPPO",
         "reinforce++": "agents.algorithms.reinforce_plus_plus:ReinforcePlusPlus",
         "rloo": "agents.algorithms.rloo:RLOO",

@@ -84,15 +84,16 @@ def score(run: RunFolder, variant: str) -> tuple[Game, list[Pair]]:
     game = toy_game(reference, task)
     first = {name: pioneer_table(policy, task) for name, policy in trainer.policies.items()}
     second = {name: observer_table(policy, task) for name, policy in trainer.policies.items()}
-    optimum, bound = solve(game, config.kl_coef).value, upper_bound(game, config.kl_coef)
+    eta = config.algorithm_config.kl_coef
+    optimum, bound = solve(game, eta).value, upper_bound(game, eta)
     alone = [_alone(game, table) for table in first.values()]
     pairs = []
     names = list(first)
     for pioneer, observer in (names, names[::-1]):
-        found = play_exactly(game, first[pioneer], second[observer], config.kl_coef)
+        found = play_exactly(game, first[pioneer], second[observer], eta)
         pairs.append(
             Pair(
-                variant=variant, seed=config.seed, eta=config.kl_coef, pioneer=pioneer,
+                variant=variant, seed=config.seed, eta=eta, pioneer=pioneer,
                 reward=sum(found.rewards), kl=sum(found.kl), combined=found.value,
                 optimum=optimum, bound=bound, alone=alone,
             )

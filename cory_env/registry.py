@@ -51,7 +51,7 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
         self.kind = kind
         self.group = group
         self.base = base
-        self._article = "an" if kind[0] in "aeiou" else "a"
+        self.article = "an" if kind[0] in "aeiou" else "a"
         self._entries: dict[str, Any] = dict(entries)
 
     def __getitem__(self, name: str) -> _Entry:
@@ -105,9 +105,7 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
         """
         if name in self._entries or name in self.known():
             return
-        raise ValueError(
-            unknown_name(f"{self._article} {self.kind}", self.known(), name, mend=mend)
-        )
+        raise ValueError(unknown_name(f"{self.article} {self.kind}", self.known(), name, mend=mend))
 
     def find(self, name: str) -> _Entry:
         """Return the entry of a name.
@@ -149,6 +147,10 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
                 f"{expected} {base.__name__} with its methods, got {entry.__name__} without "
                 f"{' and '.join(missing)}."
             )
+
+    def unloaded(self, name: str) -> _Entry | str | None:
+        """Return an entry as it stands here: `module:attribute` if nobody has asked for it yet."""
+        return self._entries.get(name)
 
     def _installed(self) -> EntryPoints:
         return entry_points(group=self.group)

@@ -16,7 +16,6 @@ the distribution, a seed misses with a chance below 0.35 (at 95 %: 0.65 ** 7 < 0
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import comb
 
 from agents import TrainConfig
@@ -56,7 +55,7 @@ def assert_learns(
     learnt = missed = 0
     while learnt < NEEDED:
         seed = learnt + missed
-        if seed_learns(make(replace(config, seed=seed)), bound):
+        if seed_learns(make(config.replace(seed=seed)), bound):
             learnt += 1
         else:
             missed += 1

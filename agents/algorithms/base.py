@@ -43,7 +43,7 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.kl import KLController
-from agents.config.train import TrainConfig
+from agents.config.algorithm import AlgorithmConfig
 from agents.distributed.world import World
 from agents.maths.advantages import next_step, token_rewards, whiten
 from agents.maths.distributions import k2, k3
@@ -74,12 +74,14 @@ class Algorithm(ABC):
 
     critic: ClassVar[Literal["local", "central"] | None] = None
     """Whether each policy has a critic of its own, one serves all of them, or there is none."""
-    defaults: ClassVar[Mapping[str, Any]] = {}
-    """What the fields of the configuration that are left to the algorithm mean."""
+    Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    """What one may configure. An algorithm of your own derives from it for fields of its own, which
+    are flags then, and stand in config.json."""
+    config: AlgorithmConfig
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: AlgorithmConfig,
         policies: Mapping[str, Policy],
         critics: Mapping[str, ValueFunction],
         controllers: Mapping[str, KLController],
@@ -89,14 +91,14 @@ class Algorithm(ABC):
         """Take hold of what learns.
 
         Args:
-            config: of the run.
+            config: its own.
             policies: by name.
             critics: by policy name; the same object for all if the critic is central, none without.
             controllers: KL coefficients by policy name.
             max_new_tokens: T, the longest response of the game.
             world: the processes whose rows are one batch; None for this one alone.
         """
-        self.config = config.resolved(self.defaults)
+        self.config = config
         self.world = world or World()
         self.policies = policies
         self.critics = critics
@@ -217,7 +219,8 @@ class Algorithm(ABC):
 
     @property
     def _clip_high(self) -> float:
-        return self.config.clip_high or self.config.clip
+        high = self.config.clip_high
+        return self.config.clip if high is None else high
 
     def _held_to_solo(self, seat: int) -> bool:
         """Return whether an agent's reference reads something else than the agent."""
@@ -234,8 +237,6 @@ class Algorithm(ABC):
 
     def _later(self, turn: Turn, following: Prepared | None) -> Tensor:
         """Return (B,) what stands for the rewards that later turns decide."""
-        if self.config.handover == "value" and following:
-            return self.config.gamma * following.scored.baselines[:, 0]
         return turn.rewards_later
 
     def _scaled_rewards(self, turn: Turn, rewards: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agents.algorithms.configs import DrGRPOConfig
 from agents.algorithms.grpo import GRPO
 
 
@@ -13,6 +14,4 @@ class DrGRPO(GRPO):
 
     # Differs from Liu et al.: they drop the KL penalty; here `--kl-coef 0` does.
     divides_by_deviation = False
-    defaults = {  # noqa: RUF012
-        **{"group_size": 8, "whitening": "none", "normalization": "constant", "kl": "exact"},
-    }
+    Config = DrGRPOConfig

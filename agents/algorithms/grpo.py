@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from agents.algorithms.base import Algorithm
+from agents.algorithms.configs import GRPOConfig
 from agents.maths.advantages import group_mean, group_std, returns_to_go
 
 
@@ -20,9 +21,7 @@ class GRPO(Algorithm):
     """
 
     divides_by_deviation = True
-    defaults = {  # noqa: RUF012
-        **{"group_size": 8, "whitening": "none", "normalization": "sequence", "kl": "k3"},
-    }
+    Config = GRPOConfig
 
     def advantages(
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None

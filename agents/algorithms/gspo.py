@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agents.algorithms.configs import GSPOConfig
 from agents.algorithms.grpo import GRPO
 
 
@@ -11,7 +12,4 @@ class GSPO(GRPO):
     Source: Zheng et al. 2025, arXiv 2507.18071, eq. 5 to 7; clip ranges of section 5.1.
     """
 
-    defaults = {  # noqa: RUF012
-        **{"group_size": 8, "whitening": "none", "normalization": "sequence", "kl": "k3"},
-        **{"ratio": "sequence", "clip": 3e-4, "clip_high": 4e-4},
-    }
+    Config = GSPOConfig

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from agents.algorithms.configs import HAPPOConfig
 from agents.algorithms.mappo import MAPPO
 from agents.types import Prepared
 
@@ -22,6 +23,8 @@ class HAPPO(MAPPO):
     reads what its pioneer answers, so the ratio of the pioneer's whole response turns the states
     the observer was seen in into those that the updated pioneer leads to.
     """
+
+    Config = HAPPOConfig
 
     # Differs from Kuba et al.: they draw the order of updates anew every time. Here it is the turn
     # order, since the pioneer, updated first, needs no correction for what comes after it.

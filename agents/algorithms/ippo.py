@@ -12,23 +12,24 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.base import Algorithm
+from agents.algorithms.configs import IPPOConfig, PPOConfig
+from agents.config.algorithm import CriticConfig
 from agents.maths.advantages import gae
 from agents.maths.losses import Totals, clipped_value_loss
 from agents.maths.moments import Moments
 from agents.models.backbone import Backbone
 from agents.policies.base import Scores
 from agents.policies.llm import response_hidden
-from agents.types import Prepared, Rollout, TokenBatch, TrainBatch
+from agents.types import Prepared, Rollout, TokenBatch, TrainBatch, Turn
 from cory_env.tokenization import TransformersCodec
 
 
 class IPPO(Algorithm):
-    """Independent PPO: each policy's critic reads that policy's own prompt and response.
-
-    On a game without observers this is the single-agent baseline.
-    """
+    """Independent PPO: each policy's critic reads that policy's own prompt and response."""
 
     critic = "local"
+    Config = IPPOConfig
+    config: CriticConfig  # pyright: ignore[reportIncompatibleVariableOverride] # never set anew
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -75,9 +76,14 @@ class IPPO(Algorithm):
             critic(features, batch.seats),
             moments.normalized(batch.baselines),
             moments.normalized(batch.returns),
-            self.config.value_clip or None,
+            self.config.value_clip,
         )
         return self.config.value_coef * (errors * batch.response_mask).sum() / totals.tokens
+
+    def _later(self, turn: Turn, following: Prepared | None) -> Tensor:
+        if self.config.handover == "value" and following:
+            return self.config.gamma * following.scored.baselines[:, 0]
+        return super()._later(turn, following)
 
     def _reads_its_own_turn(self, seat: int) -> bool:
         """Return whether the critic reads what the policy reads, and nothing else."""
@@ -102,6 +108,12 @@ class IPPO(Algorithm):
         seats = torch.full((len(features),), seat, device=features.device)
         values = self.value_moments[policy].restored(critic(features, seats))
         return features if trunk is None else None, values * history.response_mask
+
+
+class PPO(IPPO):
+    """IPPO on a game without observers: the baseline, which differs from CORY in the game alone."""
+
+    Config = PPOConfig
 
 
 def _joint_history(rollout: Rollout, seat: int, backbone: Backbone) -> TokenBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agents.algorithms.configs import MAPPOConfig
 from agents.algorithms.ippo import IPPO
 
 
@@ -9,3 +10,4 @@ class MAPPO(IPPO):
     """PPO with one central critic, which is told the seat and reads the joint history."""
 
     critic = "central"
+    Config = MAPPOConfig

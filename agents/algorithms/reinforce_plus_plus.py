@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from agents.algorithms.base import Algorithm
+from agents.algorithms.configs import ReinforcePlusPlusConfig
 from agents.maths.advantages import returns_to_go
 
 
@@ -14,7 +15,7 @@ class ReinforcePlusPlus(Algorithm):
     Source: Hu et al. 2025, arXiv 2501.03262, eq. 5 to 8.
     """
 
-    defaults = {"kl": "k1", "whitening": "role", "normalization": "token"}  # noqa: RUF012
+    Config = ReinforcePlusPlusConfig
 
     def advantages(
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from agents.algorithms.base import Algorithm
+from agents.algorithms.configs import RLOOConfig
 from agents.maths.advantages import leave_one_out_mean, returns_to_go
 
 
@@ -22,7 +23,7 @@ class RLOO(Algorithm):
 
     # Differs from Ahmadian et al.: they give every token the return of the whole response. Here a
     # token is not paid for the penalties before it, which it cannot change.
-    defaults = {"group_size": 4, "whitening": "none", "normalization": "constant"}  # noqa: RUF012
+    Config = RLOOConfig
 
     def advantages(
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None

@@ -7,15 +7,17 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, fields
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from agents.config.plugins import import_plugins
+from agents.config.options import Options, field_names, options_of, values_of
+from agents.config.run import RunConfig
+from agents.config.train import every_field, no_such_field
+from agents.registries import ALGORITHMS, ENGINES
 from cory_env.names import unknown_name
 from cory_env.registry import Registry
 
@@ -30,8 +32,7 @@ def parse(
     argv: Sequence[str],
     *,
     prog: str,
-    default: Any = None,
-    more: type[Any] | None = None,
+    more: Sequence[str] | None = (),
 ) -> tuple[Any, list[str]]:
     """Parse flags into a dataclass.
 
@@ -39,8 +40,7 @@ def parse(
         kind: the dataclass.
         argv: the words behind the command.
         prog: the command.
-        default: what flags that are not given leave as it is.
-        more: another dataclass, whose flags are left for a second call.
+        more: other fields, whose flags are left for a second call; None for any.
 
     Returns:
         The object, and the words that are left.
@@ -48,40 +48,35 @@ def parse(
     Raises:
         ValueError: with one line, if a flag is unknown, or its value is none.
     """
-    options: dict[str, Any] = {"prog": f"{program()} {prog}", "return_unknown_args": True}
-    if default is not None:
-        options["default"] = default
     help_follows = not {"-h", "--help"}.isdisjoint(argv)
-    if not help_follows:
-        _check_names(argv, [kind, *([more] if more else [])], prog)
+    if not help_follows and more is not None:
+        _check_names(argv, [*_names(kind), *more], prog)
     drawn = io.StringIO()
     try:
         with contextlib.redirect_stderr(drawn), _wide_boxes(help_follows):
-            parsed, rest = tyro.cli(kind, args=list(argv), **options)
+            parsed, rest = tyro.cli(
+                kind,
+                args=list(argv),
+                prog=f"{program()} {prog}",
+                return_unknown_args=True,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         if isinstance(stop.__context__, ValueError):  # of the dataclass itself
             raise ValueError(str(stop.__context__)) from None
         raise ValueError(_line(kind, prog, drawn.getvalue())) from None
-    if rest and not more:
+    if rest and more == ():
         raise ValueError(f"Expected nothing more behind `{prog}`, got {' '.join(rest)}.")
     return parsed, rest
 
 
-def show_help(kind: type[Any], argv: Sequence[str], prog: str, *registries: Registry[Any]) -> None:
-    """Print the flags of a dataclass, then a line for each name that some of them take, and exit.
-
-    Args:
-        kind: the dataclass.
-        argv: the words behind the command; what they import is among the names.
-        prog: the command.
-        registries: of the names.
-    """
-    words = [part for word in argv for part in re.split(r"(?<=^--import)=", word)]
-    import_plugins(*(file for flag, file in pairwise(words) if flag == "--import"))
+@contextlib.contextmanager
+def names_behind_help(*registries: Registry[Any]) -> Iterator[None]:
+    """Print a line for each name of some registries behind the help that is printed in between."""
     try:
-        parse(kind, argv, prog=prog)
+        yield
     finally:
         for registry in registries:
             names = registry.known()
@@ -90,6 +85,58 @@ def show_help(kind: type[Any], argv: Sequence[str], prog: str, *registries: Regi
             for name in names:
                 print(f"  {name:{width}}  {registry.summary(name)}".rstrip())
             print()
+
+
+def parse_fields(
+    argv: Sequence[str],
+    start: Mapping[str, Any],
+    *,
+    prog: str,
+    algorithms: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Parse the fields of a configuration, and return those that are given.
+
+    Args:
+        argv: the words behind the command, without its own flags.
+        start: fields that are what they are if they are not given.
+        prog: the command.
+        algorithms: that are meant, if it is not that of `start`.
+
+    Raises:
+        ValueError: with one line, if a flag is unknown, or its value is none.
+    """
+    run = RunConfig(**{n: start[n] for n in field_names(RunConfig) if n in start})
+    algorithms = algorithms or [run.algorithm]
+    brought = _joined([options_of(ALGORITHMS, name) for name in algorithms])
+    kinds = {"run": RunConfig, "algorithm": brought, "engine": options_of(ENGINES, run.engine)}
+    names = [name for kind in kinds.values() for name in field_names(kind)]
+    asked = [name for name in every_field() if _is_asked(name, argv)]
+    for name in asked:
+        if name not in names:
+            raise ValueError(str(no_such_field(name, algorithms, run.engine)))
+    parts = {
+        owner: kind(**{n: start[n] for n in field_names(kind) if n in start})
+        for owner, kind in kinds.items()
+    }
+    flags = make_dataclass("Fields", [(o, type(p), field(default=p)) for o, p in parts.items()])
+    parsed, _ = parse(flags, argv, prog=prog)
+    found = {n: value for owner in kinds for n, value in values_of(getattr(parsed, owner)).items()}
+    return {name: found[name] for name in asked}
+
+
+def _joined(kinds: Sequence[type[Options]]) -> type[Options]:
+    """Return one dataclass with the fields of several, each once."""
+    own = [
+        k for k in dict.fromkeys(kinds) if not any(issubclass(o, k) and o is not k for o in kinds)
+    ]
+    if len(own) == 1:
+        return own[0]
+    return make_dataclass("Algorithms", [], bases=tuple(own), frozen=True, kw_only=True)
+
+
+def _is_asked(name: str, argv: Sequence[str]) -> bool:
+    words = [word.split("=")[0].replace("_", "-") for word in argv]
+    return _flag(name) in words or f"--no-{_flag(name)[2:]}" in words
 
 
 @contextlib.contextmanager
@@ -106,23 +153,29 @@ def _wide_boxes(help_follows: bool) -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
-def _check_names(argv: Sequence[str], kinds: Sequence[type[Any]], prog: str) -> None:
+def _names(kind: type[Any]) -> list[str]:
+    """Return the fields of a dataclass, and those of the dataclasses in it."""
+    found: list[str] = []
+    for one in fields(kind):
+        inner = one.type
+        if isinstance(inner, type) and is_dataclass(inner):
+            found += _names(inner)
+        elif "Suppress" not in str(one.type):  # tyro's word for a field that is no flag
+            found.append(one.name)
+    return found
+
+
+def _check_names(argv: Sequence[str], names: Sequence[str], prog: str) -> None:
     """Check that all that looks like a flag is one.
 
     Raises:
         ValueError: if one is not; says which was probably meant.
     """
-    flags = [
-        _flag(field.name)
-        for kind in kinds
-        for field in fields(kind)
-        if "Suppress" not in str(field.type)  # tyro's word for a field that is no flag
-    ]
+    flags = list(dict.fromkeys(map(_flag, names)))
     for word in argv:
         name = word.split("=")[0].replace("_", "-")
         if re.match(r"--[A-Za-z]", name) and "--" + name[2:].removeprefix("no-") not in flags:
             listed = f"`{prog} --help` lists them"
-            flags = list(dict.fromkeys(flags))
             raise ValueError(unknown_name(f"a flag of `{prog}`", flags, name, listed=listed))
 
 
@@ -135,6 +188,9 @@ def _line(kind: type[Any], prog: str, box: str) -> str:
     # A box has a title, a text and a footer; where characters are few, it is drawn with dashes.
     lines = [line.strip(" │|+─-") for line in box.splitlines()[1:]]
     text = " ".join(filter(None, lines)).partition(" For full helptext")[0]
+    text = text.partition(" Argument helptext:")[0]
+    if found := re.search(r"Error parsing \S+: (Expected .*)", text):  # of a dataclass in it
+        return found[1]
     if found := re.search(
         r"invalid choice '(.*)' for argument '(\S+)'\. Expected .*\((.*)\)", text
     ):
@@ -144,6 +200,11 @@ def _line(kind: type[Any], prog: str, box: str) -> str:
         return f"Expected a whole number for {found[1]}, got {found[2]}."
     if found := re.search(r"Error parsing (\S+): could not convert string to float: (.*)", text):
         return f"Expected a number for {found[1]}, got {found[2]}."
+    if found := re.search(
+        r"Error parsing (\S+): no type matching {None}\|(INT|FLOAT) .*? from \['(.*?)'\]", text
+    ):
+        words = {"INT": "a whole number", "FLOAT": "a number"}[found[2]]
+        return f"Expected {words} or None for {found[1]}, got {found[3]!r}."
     if found := re.search(r"Error parsing (\S+): Could not find valid parse.*?: (\[.*?\])", text):
         return (
             f"Expected values of another type for {found[1]}, got {found[2]}: see `{prog} --help`."
@@ -151,6 +212,6 @@ def _line(kind: type[Any], prog: str, box: str) -> str:
     if found := re.search(r"Missing value for argument '(\S+)'", text):
         return f"Expected a value behind {found[1]}, got none."
     if "Missing from" in text:
-        words = [field.name.upper() for field in fields(kind) if field.default is MISSING]
+        words = [one.name.upper() for one in fields(kind) if one.default is MISSING]
         return f"Expected `{prog} {' '.join(words)}`, got too few words: see `{prog} --help`."
     return text

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from agents.checks import check_before_loading, check_run
-from agents.cli.flags import parse, program, show_help
+from agents.cli.flags import names_behind_help, parse, parse_fields, program
 from agents.config.fields import named
-from agents.config.plugins import import_plugins, import_remembered
+from agents.config.plugins import import_plugins
 from agents.config.presets import preset_values, starting_values
-from agents.config.train import TrainConfig
+from agents.config.train import TrainConfig, every_field, fitting
 from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.records.folder import RunFolder
 from agents.records.start import check_run_folder
@@ -57,6 +57,15 @@ USAGE = """usage: {program} COMMAND …
 _Imports = Annotated[
     tuple[str, ...], tyro.conf.arg(name="import", metavar="FILE"), tyro.conf.UseAppendAction
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FirstFlags:
+    """What says which other flags there are."""
+
+    import_: _Imports = ()
+    algorithm: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,15 +305,16 @@ def _speaks() -> bool:
 
 
 def _train(argv: list[str]) -> int:
+    owners, imports = _first_flags(argv)
     if "-h" in argv or "--help" in argv:
         prog = "train TASK [--preset P] [--import FILE] [--resume]"
-        show_help(
-            *(TrainConfig, argv, prog),
-            *(TASKS, REWARDS, PRESETS, ALGORITHMS, CRITIC_BODIES, ENGINES, TRACKERS),
-        )
-    flags, rest = parse(_TrainFlags, argv, prog="train", more=TrainConfig)
-    start, chosen = _starting_point(flags)
-    config, _ = parse(TrainConfig, rest, prog="train", default=start)
+        brought = (ALGORITHMS, CRITIC_BODIES, ENGINES, TRACKERS)
+        with names_behind_help(TASKS, REWARDS, PRESETS, *brought):
+            parse_fields(argv, owners, prog=prog)
+    flags, rest = parse(_TrainFlags, argv, prog="train", more=every_field())
+    start, chosen = _starting_point(flags, owners, imports)
+    asked = parse_fields(rest, start, prog="train")
+    config = TrainConfig(**{**fitting(start), **asked})
     check_before_loading(config)
     _say(chosen)
     if flags.push_to_hub:
@@ -335,33 +345,36 @@ def _train(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> int:
+    owners, imports = _first_flags(argv)
     if "-h" in argv or "--help" in argv:
-        show_help(_CompareFlags, argv, "compare", TASKS, PRESETS, VARIANTS, ALGORITHMS)
-    flags, rest = parse(_CompareFlags, argv, prog="compare", more=TrainConfig)
-    imports = import_plugins(*flags.import_)
+        with names_behind_help(TASKS, PRESETS, VARIANTS, ALGORITHMS):
+            parse(_CompareFlags, argv, prog="compare")
+    flags, rest = parse(_CompareFlags, argv, prog="compare", more=every_field())
+    from agents.studies.plan import Grid, algorithms_of, check_effect, plan
+
     values, chosen = _starting_values(flags)
-    start = TrainConfig(**{**values, "imports": imports})
-    base, _ = parse(TrainConfig, rest, prog="compare", default=start)
-    check_before_loading(base)
-    _say(chosen)
-    for field, value, least in (
-        ("seeds", flags.seeds, 1),
-        ("evaluation_queries", base.evaluation_queries, 1),
-        ("jobs", flags.jobs, 0),
-    ):
-        if value < least:
-            raise ValueError(f"Expected {field} to be at least {least}, got {value}.")
-    from rich.console import Console
-
-    from agents.studies.plan import Grid, check_effect, plan
-    from agents.studies.run import compare
-
+    values |= {**owners, "imports": imports}
+    algorithms = algorithms_of(flags.variants, values)
+    asked = parse_fields(rest, values, prog="compare", algorithms=algorithms)
     grid = Grid(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Grid)})
     out = Path(flags.out or f"runs/compare_{flags.task}")
-    check_effect(start, base, plan(base, grid, out))
+    for name, value, least in (("seeds", flags.seeds, 1), ("jobs", flags.jobs, 0)):
+        if value < least:
+            raise ValueError(f"Expected {name} to be at least {least}, got {value}.")
+    jobs = plan({**values, **asked}, grid, out)
+    for job in jobs:
+        if job.config.seed == jobs[0].config.seed:
+            check_before_loading(job.config)
+    _say(chosen)
+    if not jobs[0].config.evaluation_queries:
+        raise ValueError("Expected evaluation_queries to be at least 1, got 0.")
+    check_effect(asked, jobs)
+    from rich.console import Console
+
+    from agents.studies.run import compare
+
     return compare(
-        base,
-        grid,
+        jobs,
         out,
         at_a_time=flags.jobs or os.cpu_count() or 1,
         dry_run=flags.dry_run,
@@ -388,21 +401,29 @@ def _agrees(folder: RunFolder) -> bool:
         return False
 
 
-def _starting_point(flags: _TrainFlags) -> tuple[TrainConfig, str]:
-    """Return the configuration that the other flags change, and what to say of it."""
+def _first_flags(argv: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Import what the user names, and return which algorithm and engine bring their fields."""
+    words = [word for word in argv if word not in ("-h", "--help")]
+    flags, _ = parse(_FirstFlags, words, prog=argv[0] if argv else "", more=None)
+    given = {"algorithm": flags.algorithm, "engine": flags.engine}
     imports = import_plugins(*flags.import_)
+    return {name: value for name, value in given.items() if value}, imports
+
+
+def _starting_point(
+    flags: _TrainFlags, owners: Mapping[str, Any], imports: tuple[str, ...]
+) -> tuple[dict[str, Any], str]:
+    """Return the fields that the other flags change, and what to say of them."""
     given = {"model": flags.model, "adapter": flags.adapter, "imports": imports}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
-    chosen |= {"task": flags.task, "out": flags.out}
+    chosen |= {"task": flags.task, "out": flags.out, **owners}
     if flags.resume:
         # Held to what the run has, as its flags would be.
         values = preset_values(flags.preset) if flags.preset else {}
-        folder = Path(flags.out or f"runs/{flags.task}")
-        stored = RunFolder(folder).read_config()
-        import_remembered(stored.imports, folder)
-        return dataclasses.replace(stored, **{**values, **chosen}), ""
+        stored = RunFolder(Path(flags.out or f"runs/{flags.task}")).read_config().changed()
+        return {**stored, **values, **chosen}, ""
     values, line = _starting_values(flags)
-    return TrainConfig(**{**values, **chosen}), line
+    return {**values, **chosen}, line
 
 
 def _starting_values(flags: _TrainFlags | _CompareFlags) -> tuple[dict[str, Any], str]:
@@ -500,7 +521,7 @@ def _play(argv: list[str]) -> int:
     flags, _ = parse(_PlayFlags, argv, prog="play")
     import_plugins(*flags.import_)
     if flags.partner is not None and (run := RunFolder.of_final(flags.partner.resolve().parent)):
-        import_remembered(run.read_config().imports, run.path)
+        run.read_config()  # imports the plug-ins that the policy was trained with
     from agents.play import play
 
     read = TrainConfig(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from numbers import Integral, Real
 from os import PathLike, fspath
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import tyro
 
@@ -44,6 +45,9 @@ def named(registry: Registry[Any]) -> Any:
     return tyro.conf.arg(help_behavior_hint=hint)
 
 
+_WORDS = {bool: "True or False", int: "a whole number", float: "a number"}
+
+
 def plain_value(name: str, kind: Any, value: object) -> Any:
     """Return the value of a field in the type that it has in config.json.
 
@@ -51,12 +55,17 @@ def plain_value(name: str, kind: Any, value: object) -> Any:
 
     Args:
         name: of the field.
-        kind: its type: `str`, `int`, `float`, `bool`, `tuple[str, ...]` or a `Literal`.
+        kind: its type: `str`, `int`, `float`, `bool`, `tuple[str, ...]` or a `Literal`, or one of
+            these and `None`.
         value: what was given.
 
     Raises:
         ValueError: if it has another type; says what to write.
     """
+    if is_optional(kind):
+        if value is None:
+            return None
+        kind = next(part for part in get_args(kind) if part is not NoneType)
     if get_origin(kind) is tuple:
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -74,8 +83,19 @@ def plain_value(name: str, kind: Any, value: object) -> Any:
         return int(value)
     if kind is float and isinstance(value, Real) and not is_truth:
         return float(value)
-    words = {bool: "True or False", int: "a whole number", float: "a number"}
-    raise ValueError(f"Expected {name} to be {words[kind]}, got {value!r}{_unquoted(name, value)}")
+    if kind not in _WORDS:
+        raise TypeError(f"{name} is declared as {kind!r}, which a configuration cannot hold.")
+    raise ValueError(f"Expected {name} to be {_WORDS[kind]}, got {value!r}{_unquoted(name, value)}")
+
+
+def parts_of(kind: Any) -> tuple[Any, ...]:
+    """Return a type, and what `Annotated` says of it."""
+    return get_args(kind) if get_origin(kind) is Annotated else (kind,)
+
+
+def is_optional(kind: Any) -> bool:
+    """Return whether a type is another one or `None`."""
+    return get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind)
 
 
 def _text(name: str, value: object) -> str:

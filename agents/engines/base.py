@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 from uuid import uuid4
 
+from agents.config.options import Options
 from agents.config.train import TrainConfig
 from agents.errors import EngineError
 
@@ -59,11 +60,12 @@ class Engine(ABC):
     """All policies share one base model."""
     needs_stored_base: ClassVar[bool] = False
     """It loads the base model itself, from a folder or the hub: `EngineRun.model`."""
-    needs_url: ClassVar[bool] = False
-    """It is reached at `engine_url`."""
-    importance_cap: ClassVar[float] = 0.0
+    importance_cap: ClassVar[float | None] = None
     """Largest weight of a token that the learner finds likelier than the engine did, unless the
-    configuration says otherwise; 0 for an engine that samples from what is learnt."""
+    configuration says otherwise; None for an engine that samples from what is learnt."""
+    Config: ClassVar[type[Options]] = Options
+    """What one may configure. An engine of your own derives from it for fields of its own, which
+    are flags then, and stand in config.json."""
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
@@ -72,11 +74,6 @@ class Engine(ABC):
         Raises:
             ValueError: if the engine cannot be used with it.
         """
-        if cls.needs_url and not config.engine_url.startswith(("http://", "https://")):
-            raise ValueError(
-                "Expected an engine_url that begins with http:// or https://, got "
-                f"{config.engine_url!r}."
-            )
         if cls.needs_lora and config.adapter != "lora":
             raise ValueError(
                 f"Expected adapter lora with engine {config.engine}, to which adapters are pushed, "

@@ -11,10 +11,12 @@ vllm/lora/request.py (`LoRARequest`) and vllm/config/lora.py (`MaxLoRARanks`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+from agents.config.options import Above, Between, Options
 from agents.engines.base import (
     IMPORTANCE_CAP,
     AdapterFolder,
@@ -85,6 +87,14 @@ def start_vllm(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class VLLMConfig(Options):
+    """vLLM on the GPU of the learner."""
+
+    engine_memory: Annotated[float, Above(0), Between(0, 1)] = 0.4
+    """Part of the GPU's memory that vLLM takes while it generates, in (0, 1]."""
+
+
 class VLLMEngine(Engine):
     """vLLM in the same process, on the same GPU; it sleeps during the update.
 
@@ -93,6 +103,7 @@ class VLLMEngine(Engine):
 
     needs_lora = needs_one_base = needs_stored_base = True
     importance_cap = IMPORTANCE_CAP
+    Config = VLLMConfig
 
     def __init__(self, llm: Any, folder: Path):
         """Take over a started vLLM.
@@ -112,12 +123,14 @@ class VLLMEngine(Engine):
         Raises:
             EngineError: if vLLM is not installed, or cannot start.
         """
+        options = run.config.engine_config
+        assert isinstance(options, VLLMConfig)
         llm = start_vllm(
             run.model,
             num_policies=len(run.policies),
             rank=run.config.lora_rank,
             dtype=run.dtype,
-            memory=run.config.engine_memory,
+            memory=options.engine_memory,
             max_tokens=run.max_tokens,
             seed=run.config.seed,
         )

@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from agents.config.options import Options
+from agents.config.run import RunConfig
 from agents.engines.base import (
     IMPORTANCE_CAP,
     AdapterFolder,
@@ -35,6 +38,22 @@ CONCURRENT = 256
 """Requests under way at a time: vLLM's default for the sequences of a batch (`max_num_seqs`)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class VLLMServerConfig(Options):
+    """A vLLM server."""
+
+    engine_url: str = ""
+    """Address of the server, such as http://localhost:8000."""
+
+    def check(self, run: RunConfig) -> None:
+        """Check that there is an address."""
+        if not self.engine_url.startswith(("http://", "https://")):
+            raise ValueError(
+                "Expected an engine_url that begins with http:// or https:// with the engine "
+                f"{run.engine}, got {self.engine_url!r}: pass --engine-url http://HOST:PORT."
+            )
+
+
 class VLLMServerEngine(Engine):
     """A vLLM server, on another GPU or machine.
 
@@ -43,8 +62,9 @@ class VLLMServerEngine(Engine):
     (vllm/entrypoints/openai/completion/serving.py at 030ea52e, `_create_completion`).
     """
 
-    needs_lora = needs_one_base = needs_stored_base = needs_url = True
+    needs_lora = needs_one_base = needs_stored_base = True
     importance_cap = IMPORTANCE_CAP
+    Config = VLLMServerConfig
 
     def __init__(
         self, client: VLLMClient, *, model: str, folder: Path, max_tokens: int, reshaped: bool
@@ -85,10 +105,11 @@ class VLLMServerEngine(Engine):
         Raises:
             EngineError: if it is not the one that the run needs.
         """
-        config, policies = run.config, run.policies.values()
+        config, options, policies = run.config, run.config.engine_config, run.policies.values()
+        assert isinstance(options, VLLMServerConfig)
         shaped = (config.temperature, config.top_p) != (1.0, 1.0)
         return cls(
-            VLLMClient(config.engine_url),
+            VLLMClient(options.engine_url),
             model=run.model,
             folder=run.folder,
             max_tokens=run.max_tokens,

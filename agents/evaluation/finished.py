@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from agents.checks import check_run
@@ -62,7 +61,7 @@ def evaluate(
     )
     config = check_run(folder.path, split)
     if device:
-        config = replace(config, device=device)
+        config = config.replace(device=device)
     pick_device(config.device)  # says so before anything is loaded
     checkpoints = folder.checkpoints()
     if not checkpoints:

@@ -60,7 +60,7 @@ def evaluate_policies(
         seats = answers(team, decoding)
         best = answers(team, one) if decoding.greedy_too else None
         for seat in range(min(1, len(team) - 1), len(team)):
-            row = _row(_row_name(names, seat), seats[seat], config.kl_coef)
+            row = _row(_row_name(names, seat), seats[seat], config.algorithm_config.kl_coef)
             if seat:
                 row["gap"] = _gap(seats[seat], names[seat], rows, counted)
             if best:

@@ -46,7 +46,7 @@ def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
 
 
 def importance_weights(
-    log_probs: Tensor, sampled_log_probs: Tensor, mask: Tensor, cap: float
+    log_probs: Tensor, sampled_log_probs: Tensor, mask: Tensor, cap: float | None
 ) -> Tensor:
     """Truncated weights of tokens that another engine has drawn: min(π/μ, cap).
 
@@ -57,12 +57,12 @@ def importance_weights(
         log_probs: (B, T) of the learner, log π.
         sampled_log_probs: (B, T) of the sampler, log μ.
         mask: (B, T) bool.
-        cap: largest weight; 0 trusts the sampler: all weights are 1.
+        cap: largest weight; None trusts the sampler: all weights are 1.
 
     Returns:
         (B, T).
     """
-    if cap == 0:
+    if cap is None:
         return torch.ones_like(log_probs)
     return ((log_probs - sampled_log_probs) * mask).exp().clamp(max=cap)
 

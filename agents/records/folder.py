@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.config.fields import plain_value
+from agents.config.plugins import import_remembered
 from agents.config.train import TrainConfig
 from agents.records.objects import read_object, write_json
 from agents.records.provenance import Entry, read_provenance
@@ -185,14 +187,20 @@ class RunFolder:
         return list(self.path.glob(".*.tmp"))
 
     def read_config(self) -> TrainConfig:
-        """Read the configuration.
+        """Read the configuration, once the plug-ins that the run was made with are imported.
+
+        They bring fields of it. See `import_remembered` on what is imported, and what is refused.
 
         Raises:
-            ValueError: if there is no run in the folder, or none that this version reads.
+            ValueError: if there is no run in the folder, none that this version reads, or what it
+                was made with is not there.
         """
         if not self.config_path.is_file():
             raise ValueError(f"Expected a run folder with a config.json, got {self}.")
-        return TrainConfig.from_json(self.read_config_values())
+        values = self.read_config_values()
+        imports = plain_value("imports", tuple[str, ...], values.get("imports", ()))
+        import_remembered(imports, self.path)
+        return TrainConfig.from_json(values)
 
     def read_config_values(self) -> dict[str, Any]:
         """Read the configuration as it stands in the file, whichever version wrote it."""

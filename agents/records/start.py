@@ -70,7 +70,7 @@ def _check_resumption(folder: RunFolder, config: TrainConfig) -> None:
         )
     before = folder.read_config().to_json()
     for name, value in config.to_json().items():
-        if name not in MAY_CHANGE_ON_RESUME and before[name] != value:
+        if name not in MAY_CHANGE_ON_RESUME and before.get(name) != value:
             raise ValueError(
                 f"Expected {name}={before[name]!r} as in the run to resume, got {value!r}: "
                 "resume without it, or begin a new run with another --out."

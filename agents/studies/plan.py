@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agents.config.train import TrainConfig
+from agents.config.options import field_names
+from agents.config.run import RunConfig
+from agents.config.train import TrainConfig, fitting
 from agents.records.folder import RunFolder
 from agents.registries import ALGORITHMS, VARIANTS
 from cory_env.names import unknown_name
@@ -51,14 +53,14 @@ class Grid:
     budget: Budget = "episodes"
 
 
-def plan(base: TrainConfig, grid: Grid, out: Path) -> list[Job]:
+def plan(values: Mapping[str, Any], grid: Grid, out: Path) -> list[Job]:
     """Return the runs, seed by seed, so that what is finished first can be compared first.
 
     With the budget `episodes`, every policy plays as many episodes in every variant. With `compute`
     every variant generates as many responses: a single agent gets twice the iterations of a pair.
 
     Args:
-        base: what all variants start from.
+        values: fields that all variants start from, as far as their algorithms have them.
         grid: the variants, values and seeds.
         out: folder of the comparison.
 
@@ -66,15 +68,15 @@ def plan(base: TrainConfig, grid: Grid, out: Path) -> list[Job]:
         ValueError: if a variant is unknown, or does not go together with the rest.
     """
     for name in ("variants", "kl_coefs", "learning_rates"):
-        values = getattr(grid, name)
-        if len(set(values)) < len(values):
-            raise ValueError(f"Expected each of {name} once, got {' '.join(map(str, values))}.")
+        several = getattr(grid, name)
+        if len(set(several)) < len(several):
+            raise ValueError(f"Expected each of {name} once, got {' '.join(map(str, several))}.")
     settings = [
         {n: value for n, value in (("kl_coef", kl), ("learning_rate", rate)) if value is not None}
         for kl in grid.kl_coefs or (None,)
         for rate in grid.learning_rates or (None,)
     ]
-    jobs = []
+    jobs, base = [], RunConfig(**{n: values[n] for n in field_names(RunConfig) if n in values})
     for seed in range(base.seed, base.seed + grid.seeds):
         for variant in grid.variants:
             changes = variant_changes(variant)
@@ -83,10 +85,10 @@ def plan(base: TrainConfig, grid: Grid, out: Path) -> list[Job]:
             for setting in settings:
                 label = ",".join(f"{name}={value:g}" for name, value in setting.items())
                 folder = out / "runs" / variant / (label or "base") / str(seed)
-                values = {**changes, **setting, "seed": seed, "out": str(folder)}
-                iterations = max(1, round(base.iterations * scale))
-                config = replace(base, **{**values, "iterations": iterations})
-                jobs.append(Job(variant=variant, setting=label, config=config))
+                run = {"seed": seed, "out": str(folder)}
+                run["iterations"] = max(1, round(base.iterations * scale))
+                fields = {**fitting({**values, **changes}), **changes, **setting, **run}
+                jobs.append(Job(variant=variant, setting=label, config=TrainConfig(**fields)))
     return jobs
 
 
@@ -96,27 +98,34 @@ def evaluated_runs(out: Path) -> list[RunFolder]:
     return [folder for folder in folders if folder.evaluation_path.is_file()]
 
 
-def check_effect(start: TrainConfig, base: TrainConfig, jobs: Sequence[Job]) -> None:
+def check_effect(asked: Mapping[str, Any], jobs: Sequence[Job]) -> None:
     """Check that what was asked of all variants holds for one of them at least.
 
     Args:
-        start: before the flags.
-        base: after them.
+        asked: fields that were given.
         jobs: the plan.
 
     Raises:
         ValueError: if every variant, or the grid, sets another value.
     """
-    before = start.to_json()
-    for name, value in base.to_json().items():
-        if value == before[name] or name in ("out", "seed", "iterations"):
-            continue
-        if all(getattr(job.config, name) != value for job in jobs):
+    flat = [job.config.to_json() for job in jobs]
+    for name in [name for name in asked if name not in ("out", "seed", "iterations", "imports")]:
+        if all(values.get(name) != asked[name] for values in flat):
             raise ValueError(
-                f"Expected fields that the variants leave as they are, got {name}={value!r}, which "
-                f"each of {', '.join(dict.fromkeys(job.variant for job in jobs))} sets: leave out "
-                f"--{name.replace('_', '-')}, or choose other variants or values."
+                f"Expected fields that the variants leave as they are, got {name}={asked[name]!r}, "
+                f"which each of {', '.join(dict.fromkeys(job.variant for job in jobs))} sets: "
+                f"leave out --{name.replace('_', '-')}, or choose other variants or values."
             )
+
+
+def algorithms_of(variants: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """Return the algorithms of variants, each once.
+
+    Raises:
+        ValueError: if a variant is unknown.
+    """
+    own = values.get("algorithm", RunConfig.algorithm)
+    return list(dict.fromkeys(variant_changes(name).get("algorithm", own) for name in variants))
 
 
 def variant_changes(name: str) -> Mapping[str, Any]:

@@ -16,9 +16,8 @@ from pathlib import Path
 from rich.console import Console
 
 from agents.config.plugins import command_line
-from agents.config.train import TrainConfig
 from agents.maths.figures import wall_time
-from agents.studies.plan import Grid, Job, plan
+from agents.studies.plan import Job
 from agents.terminal.streams import go_on, lasting_streams
 
 _GRACE_S = 60.0
@@ -26,8 +25,7 @@ _GRACE_S = 60.0
 
 
 def compare(
-    base: TrainConfig,
-    grid: Grid,
+    jobs: Sequence[Job],
     out: Path,
     *,
     at_a_time: int,
@@ -37,9 +35,8 @@ def compare(
     """Run a comparison, show its table and write its page; return the exit code.
 
     Raises:
-        ValueError: if the plan is unusable, or the folder holds runs of another one.
+        ValueError: if the folder holds runs of another plan.
     """
-    jobs = plan(base, grid, out)
     check_stored_plans(jobs)
     if dry_run:
         for job in jobs:
@@ -144,9 +141,9 @@ def check_stored_plans(jobs: Sequence[Job]) -> None:
         ValueError: if one was made with other settings.
     """
     for job in jobs:
-        stored = job.folder.read_config_values()
-        if not stored or not job.folder.has_progress():
+        if not job.folder.config_path.is_file() or not job.folder.has_progress():
             continue
+        stored = job.folder.read_config().to_json()
         for name, value in job.config.to_json().items():
             if stored.get(name, value) != value:
                 raise ValueError(

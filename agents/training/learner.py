@@ -14,6 +14,8 @@ from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
 from agents.algorithms.base import Algorithm
+from agents.config.algorithm import CriticConfig
+from agents.config.run import RunConfig
 from agents.distributed.sharding import clip_gradients, spread_like
 from agents.distributed.world import World
 from agents.maths.losses import Totals
@@ -30,9 +32,11 @@ _SKIPPED = ("clip_fraction", "approx_kl", "gradient_norm", "skipped")
 class Learner:
     """The optimizers of policies and critics, and the steps that they take."""
 
-    def __init__(self, algorithm: Algorithm, world: World, histograms: Histograms):
+    def __init__(
+        self, config: RunConfig, algorithm: Algorithm, world: World, histograms: Histograms
+    ):
         """Make an optimizer for every policy and every critic of an algorithm."""
-        self.config = config = algorithm.config
+        self.config = config
         self.algorithm = algorithm
         self.world = world
         self.histograms = histograms
@@ -44,10 +48,15 @@ class Learner:
             for name, policy in self.policies.items()
         }
         self.critic_optimizers = {
-            owner: _adam(self.critic_parameters(owner).values(), config.critic_learning_rate)
+            owner: _adam(self.critic_parameters(owner).values(), self._critic_learning_rate)
             for owner in self.owners
         }
         self.skipped_in_a_row = dict.fromkeys(self.policies, 0)
+
+    @property
+    def _critic_learning_rate(self) -> float:
+        config = self.algorithm.config
+        return config.critic_learning_rate if isinstance(config, CriticConfig) else 0.0
 
     def critic_parameters(self, policy: str) -> dict[str, nn.Parameter]:
         """Return what the critic of a policy trains, by name."""
@@ -64,7 +73,7 @@ class Learner:
         factor = schedule_factor(config.schedule, iteration, config.iterations, config.warmup)
         for optimizers, rate in (
             (self.optimizers, config.learning_rate),
-            (self.critic_optimizers, config.critic_learning_rate),
+            (self.critic_optimizers, self._critic_learning_rate),
         ):
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
@@ -95,6 +104,7 @@ class Learner:
             return dict.fromkeys(_SKIPPED, 0.0)
         batch = TrainBatch.join(batches)
         lengths = self.world.gather(batch.response_mask.sum(1).cpu())
+        limit = self.algorithm.config.max_step_kl
         history: list[dict[str, Tensor]] = []
         for _ in range(config.epochs):
             self.histograms.start_epoch(policy)
@@ -105,7 +115,7 @@ class Learner:
             ]
             history += steps
             step_kl = float(torch.stack([step["approx_kl"] for step in steps]).mean())
-            if config.max_step_kl and step_kl > config.max_step_kl:
+            if limit is not None and step_kl > limit:
                 break
         return {key: float(torch.stack([m[key] for m in history]).mean()) for key in history[0]}
 

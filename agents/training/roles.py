@@ -26,7 +26,7 @@ class RoleSchedule:
 
     kind: Literal["every", "plateau", "random", "never"]
     every: int
-    """Iterations between two exchanges (T_REx); with `plateau`, its patience; 0 for none."""
+    """Iterations between two exchanges (T_REx); with `plateau`, its patience; >= 1."""
     seed: int = 0
     """Of the permutations that `random` draws."""
     shift: int = 0
@@ -47,7 +47,7 @@ class RoleSchedule:
             iteration: >= 0.
         """
         order = list(policies)
-        phase = iteration // self.every if self.every else 0
+        phase = iteration // self.every
         if self.kind == "random" and phase:
             np.random.default_rng([self.seed, phase]).shuffle(order)
         shift = {"every": phase, "plateau": self.shift}.get(self.kind, 0) % len(order)
@@ -55,7 +55,7 @@ class RoleSchedule:
 
     def observe(self, team_reward: float) -> None:
         """Record the team's reward of an iteration, by which `plateau` decides."""
-        if self.kind != "plateau" or not self.every:
+        if self.kind != "plateau":
             return
         if self.best is None or team_reward > self.best + MIN_RISE * abs(self.best):
             self.best, self.waited = team_reward, 0

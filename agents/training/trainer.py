@@ -19,7 +19,8 @@ from agents.algorithms import ALGORITHMS
 from agents.algorithms.kl import KLController
 from agents.config.train import TrainConfig
 from agents.distributed.world import World
-from agents.engines import BuiltinEngine, Engine
+from agents.engines.base import Engine
+from agents.engines.builtin import BuiltinEngine
 from agents.errors import EngineError
 from agents.evaluation.samples import NUM_SAMPLE_QUERIES
 from agents.maths.advantages import explained_variance
@@ -50,12 +51,13 @@ class Trainer:
             name: torch.Generator().manual_seed(seed)
             for name, seed in parts.seeds.generators.items()
         }
+        brought = config.algorithm_config
         self.controllers = {
-            name: KLController(coef=config.kl_coef, target=config.kl_target or None)
+            name: KLController(coef=brought.kl_coef, target=brought.kl_target)
             for name in self.policies
         }
         self.algorithm = ALGORITHMS.find(config.algorithm)(
-            config,
+            brought,
             self.policies,
             parts.critics,
             self.controllers,
@@ -63,7 +65,7 @@ class Trainer:
             self.world,
         )
         self.histograms = Histograms(self.world)
-        self.learner = Learner(self.algorithm, self.world, self.histograms)
+        self.learner = Learner(config, self.algorithm, self.world, self.histograms)
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
         self.engine: Engine = BuiltinEngine()
 
@@ -100,7 +102,7 @@ class Trainer:
         config, games = self.config, self.games
         rows = self.world.rows(config.batch_size)
         examples = draw_examples(
-            games.rules.task, self.queries, config.batch_size, config.group_size
+            games.rules.task, self.queries, config.batch_size, config.algorithm_config.group_size
         )
         length = games.rules.max_new_tokens
         uniforms = {
@@ -117,7 +119,7 @@ class Trainer:
                 uniforms,
                 engine=self.engine,
                 examples=examples[rows],
-                causal_credit=config.credit == "causal",
+                causal_credit=config.algorithm_config.credit == "causal",
             )
             self.engine.rest()
         except (RewardError, EngineError, ValueError) as error:

@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -46,7 +45,7 @@ def test_a_disk_that_fills_up_in_a_save_leaves_the_checkpoint_before(tmp_path):
     whole = TrainConfig(**VALUES, out=str(tmp_path / "whole"))
     parts = TrainConfig(**VALUES, out=str(tmp_path / "parts"))
     train(whole, console=QUIET)
-    train(replace(parts, iterations=1), console=QUIET)
+    train(parts.replace(iterations=1), console=QUIET)
     failed = resume(parts, preexec_fn=no_large_files)
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")
@@ -62,7 +61,7 @@ def test_a_disk_that_fills_up_in_a_save_leaves_the_checkpoint_before(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_becomes_read_only_leaves_the_checkpoint_before(tmp_path):
     parts = TrainConfig(**VALUES, out=str(tmp_path / "parts"))
-    train(replace(parts, iterations=1), console=QUIET)
+    train(parts.replace(iterations=1), console=QUIET)
     folder = parts.run_folder / "checkpoints"
     folder.chmod(0o500)
     failed = resume(parts)

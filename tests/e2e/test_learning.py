@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -55,7 +54,7 @@ def small(task: str, algorithm: str = "mappo", **changes) -> TrainConfig:
     values = {**preset_values("toy"), **FAST, "task": task, "algorithm": algorithm}
     values |= {"observers": 0 if algorithm == "ppo" else 1, "schedule": "constant"}
     # Fixed roles: after a swap a policy shows a role that it is still learning.
-    return TrainConfig(**{**values, "swap_every": 0, **changes})
+    return TrainConfig(**{**values, "swap": "never", **changes})
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -90,7 +89,7 @@ def test_a_sound_learner_fails_less_than_once_in_ten_thousand_times():
 
 def without_steps(config: TrainConfig) -> Trainer:
     # Adam's steps are of the size of the rate: no float32 weight notices this one.
-    return Trainer(replace(config, learning_rate=1e-12))
+    return Trainer(config.replace(learning_rate=1e-12))
 
 
 def with_the_sign_turned(config: TrainConfig) -> Trainer:

@@ -33,7 +33,7 @@ def test_the_first_loss_has_ratio_one(toy_config):
 
 
 def test_the_sampled_handover_pays_the_partners_reward(toy_config):
-    config = toy_config(handover="sampled", kl_coef=0.0, gae_lambda=1.0, swap_every=0)
+    config = toy_config(handover="sampled", kl_coef=0.0, gae_lambda=1.0, swap="never")
     _, rollout, batches, _scored = prepared(config)
     pioneer, observer = rollout.turns
     paid = pioneer.task_rewards + observer.task_rewards
@@ -42,7 +42,7 @@ def test_the_sampled_handover_pays_the_partners_reward(toy_config):
 
 
 def test_the_value_handover_bootstraps_from_the_observers_first_state(toy_config):
-    config = toy_config(handover="value", kl_coef=0.0, gae_lambda=1.0, swap_every=0)
+    config = toy_config(handover="value", kl_coef=0.0, gae_lambda=1.0, swap="never")
     _, rollout, batches, _scored = prepared(config)
     expected = rollout.turns[0].task_rewards + batches["llm_1"].baselines[:, 0]
     torch.testing.assert_close(batches["llm_0"].returns[:, 0], expected)
@@ -53,7 +53,7 @@ def test_the_value_handover_bootstraps_from_the_observers_first_state(toy_config
 def test_only_the_central_critic_sees_the_query_that_is_hidden_from_the_observer(
     toy_config, algorithm, sees
 ):
-    trainer, rollout, _, _ = prepared(toy_config(algorithm=algorithm, swap_every=0))
+    trainer, rollout, _, _ = prepared(toy_config(algorithm=algorithm, swap="never"))
     pioneer = rollout.turns[0]
     changed = replace(pioneer, prompts=["hhh>"] * len(pioneer.prompts))
     other = replace(rollout, turns=(changed, rollout.turns[1]))
@@ -65,8 +65,8 @@ def test_only_the_central_critic_sees_the_query_that_is_hidden_from_the_observer
 def test_a_reference_that_reads_the_query_alone_changes_the_kl_of_observers_and_nothing_else(
     toy_config, algorithm
 ):
-    trainer, rollout, own, own_scored = prepared(toy_config(algorithm=algorithm, swap_every=0))
-    trainer.algorithm.config = replace(trainer.config, kl_prompt="solo")
+    trainer, rollout, own, own_scored = prepared(toy_config(algorithm=algorithm, swap="never"))
+    trainer.algorithm.config = replace(trainer.algorithm.config, kl_prompt="solo")
     turns = trainer.prepare(rollout)
     solo, solo_scored = batches_of(rollout, turns), scored_of(rollout, turns)
     assert torch.equal(own_scored["llm_0"].kls, solo_scored["llm_0"].kls)
@@ -85,7 +85,7 @@ def test_a_reference_that_reads_the_query_alone_changes_the_kl_of_observers_and_
 
 
 def test_advantages_are_whitened_per_role_and_the_kl_term_is_scaled_alike(toy_config):
-    trainer, _, batches, scored = prepared(toy_config(swap_every=0))
+    trainer, _, batches, scored = prepared(toy_config(swap="never"))
     batch = batches["llm_0"]
     kept = batch.advantages[batch.response_mask]
     assert float(kept.mean()) == pytest.approx(0, abs=1e-5)
@@ -107,7 +107,7 @@ def test_advantages_are_whitened_per_role_and_the_kl_term_is_scaled_alike(toy_co
 
 @pytest.mark.parametrize("kl", ["exact", "k1", "detached"])
 def test_returns_charge_each_form_of_kl_to_the_right_actions(toy_config, kl):
-    config = toy_config(kl=kl, kl_coef=0.5, gae_lambda=1.0, swap_every=0)
+    config = toy_config(kl=kl, kl_coef=0.5, gae_lambda=1.0, swap="never")
     _, rollout, _batches, scored = prepared(config)
     batch, observer = scored["llm_1"], rollout.turns[1]
     rewards = observer.task_rewards
@@ -131,7 +131,7 @@ def test_returns_charge_each_form_of_kl_to_the_right_actions(toy_config, kl):
 def test_the_value_loss_reaches_the_body_that_the_critic_reads(
     toy_config, adapter, body, policy_learns, own_learns, algorithm
 ):
-    config = toy_config(adapter=adapter, critic_body=body, algorithm=algorithm, swap_every=0)
+    config = toy_config(adapter=adapter, critic_body=body, algorithm=algorithm, swap="never")
     trainer, _, batches, _scored = prepared(config)
     for name, batch in batches.items():  # as pioneer and as observer
         policy, critic = trainer.policies[name], trainer.parts.critics[name]
@@ -153,7 +153,7 @@ def test_the_value_loss_reaches_the_body_that_the_critic_reads(
 
 @pytest.mark.parametrize("algorithm", ["mappo", "ippo"])
 def test_a_policys_own_trunk_is_read_in_the_pass_that_scores_it(toy_config, algorithm):
-    config = toy_config(critic_body="policy", algorithm=algorithm, swap_every=0)
+    config = toy_config(critic_body="policy", algorithm=algorithm, swap="never")
     trainer, _, batches, _scored = prepared(config)
     for name, batch in batches.items():
         critic, backbone = trainer.parts.critics[name], trainer.policies[name].backbone

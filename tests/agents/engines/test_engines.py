@@ -524,9 +524,9 @@ def test_a_run_may_go_on_with_a_server_elsewhere(server_config, fake):
     config = server_config(iterations=1)
     train(config, console=QUIET)
     with serve(fake) as address:
-        moved = replace(config, iterations=2, engine_url=address)
+        moved = config.replace(iterations=2, engine_url=address)
         assert not train(moved, resume=True, console=QUIET).interrupted
-    assert RunFolder(config.run_folder).read_config().engine_url == address
+    assert RunFolder(config.run_folder).read_config().engine_config.engine_url == address
 
 
 def test_a_finished_run_holds_no_adapters_and_no_server_is_asked_to_evaluate(server_config, fake):
@@ -671,16 +671,17 @@ def test_what_does_not_go_together_is_said_at_once(values, message):
 @pytest.mark.parametrize(
     ("values", "cap"),
     [
-        ({}, 0.0),
+        ({}, None),
         ({"importance_cap": 1.5}, 1.5),
         ({"engine": "vllm"}, 2.0),
         ({"engine": "vllm", "importance_cap": 5.0}, 5.0),
     ],
 )
 def test_another_engine_brings_its_own_cap(values, cap):
-    resolved = TrainConfig(**values).resolved({})
-    assert resolved.importance_cap == cap
-    assert resolved.resolved({}) == resolved
+    assert TrainConfig(**values).algorithm_config.importance_cap == cap
+    assert TrainConfig(**values).replace(engine="builtin").algorithm_config.importance_cap == (
+        values.get("importance_cap")
+    )
 
 
 def test_seeds_are_of_53_bits_and_of_the_row_s_first_number():

@@ -100,7 +100,7 @@ def test_in_bfloat16_full_fine_tuning_goes_on_to_the_bit_after_a_stop(toy_config
 def test_bfloat16_learns_what_float32_learns(toy_config, dtype):
     config = toy_config(
         **{**FAST, "dtype": dtype, "observers": 0, "algorithm": "ppo", "kl_coef": 0.03},
-        **{"swap_every": 0, "task_options": "length=2,symbols=3"},
+        **{"swap": "never", "task_options": "length=2,symbols=3"},
     )
     # One of two letters known, the other guessed: 2/3.
     assert_learns(config, 0.8)
@@ -109,7 +109,7 @@ def test_bfloat16_learns_what_float32_learns(toy_config, dtype):
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_what_the_trainer_has_learnt_is_what_is_sampled_next(toy_config, adapter):
     """Adam in one pass leaves no trace that a copy in bfloat16 would notice by itself."""
-    trainer = Trainer(toy_config(adapter=adapter, dtype="bfloat16", swap_every=0))
+    trainer = Trainer(toy_config(adapter=adapter, dtype="bfloat16", swap="never"))
     policy = trainer.policies["llm_0"]
     tokens = policy.generate(["ab>"] * 4, max_new_tokens=2).tokens
     hidden = reference_hidden(policy.backbone, tokens)

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,14 +140,14 @@ def test_a_run_is_finished_when_all_of_its_end_is_there(tmp_path):
     path = tmp_path / "run"
     folder = folder_of(path, config, **end)
     assert folder.is_finished(config)
-    assert folder.is_finished(replace(config, out="elsewhere"))
-    assert not folder.is_finished(replace(config, iterations=3))
-    assert not folder.is_finished(replace(config, kl_coef=0.7))
+    assert folder.is_finished(config.replace(out="elsewhere"))
+    assert not folder.is_finished(config.replace(iterations=3))
+    assert not folder.is_finished(config.replace(kl_coef=0.7))
     for missing in ("final", "evaluation", "report"):
         assert not folder_of(path, config, **{**end, missing: False}).is_finished(config), missing
     folder_of(path, config, **end).config_path.unlink()
     assert not folder.is_finished(config)
-    unasked = replace(config, evaluation_queries=0)
+    unasked = config.replace(evaluation_queries=0)
     assert folder_of(path, unasked, **{**end, "evaluation": False}).is_finished(unasked)
 
 
@@ -159,7 +158,7 @@ def test_of_a_run_whose_weights_were_not_kept_the_figures_say_whether_it_is_fini
     assert not folder_of(path, config, rows=1, evaluation=True).is_finished(config)
     # Killed between its last row and its first checkpoint.
     assert not folder_of(path, config).is_finished(config)
-    unasked = replace(config, evaluation_queries=0)
+    unasked = config.replace(evaluation_queries=0)
     assert not folder_of(path, unasked).is_finished(unasked)
     assert not RunFolder(tmp_path / "nothing").is_finished(config)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.config.train import TrainConfig
 from agents.records import provenance
 from agents.records.provenance import facts, read_provenance, record, sources, version_name
 from agents.reports.run_page import write_report
@@ -118,7 +117,7 @@ def test_a_version_is_called_by_its_first_commit():
 
 
 def test_a_comparison_says_which_versions_made_its_runs(tmp_path):
-    jobs = plan(TrainConfig(), Grid(variants=("ppo", "cory-mappo"), seeds=4), tmp_path)
+    jobs = plan({}, Grid(variants=("ppo", "cory-mappo"), seeds=4), tmp_path)
     assert version_lines(jobs) == [], "all are unknown"
     for job in jobs:
         job.config.run_folder.mkdir(parents=True)

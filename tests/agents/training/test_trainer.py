@@ -67,7 +67,7 @@ def assert_resuming_is_exact(toy_config, tmp_path, *, stop: int = 2, **options):
     whole = toy_config(out=str(tmp_path / "whole"), **options)
     parts = toy_config(out=str(tmp_path / "parts"), **options)
     train(whole, console=QUIET)
-    train(replace(parts, iterations=stop), console=QUIET)
+    train(parts.replace(iterations=stop), console=QUIET)
     train(parts, resume=True, console=QUIET)
     assert_same_state(final_state(parts), final_state(whole))
     return parts, whole

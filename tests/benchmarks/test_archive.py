@@ -70,8 +70,10 @@ def test_a_shipped_configuration_is_read_unless_it_asks_for_a_removed_fault():
             faults = values["swap_resets"], values["repetition_penalty"]
             if faults == (False, 1.0):
                 kept = TrainConfig.from_json(values).to_json()
-                assert values.keys() - kept.keys() == {"swap_resets", "repetition_penalty"}
-                assert kept == {name: values.get(name, kept[name]) for name in kept}
+                removed = {"swap_resets", "repetition_penalty", "engine_url", "engine_memory"}
+                assert values.keys() - kept.keys() == removed
+                said = {name: v for name, v in values.items() if v not in ("auto", 0)}
+                assert all(kept.get(name, v) == v for name, v in said.items())
                 read += 1
             else:
                 with pytest.raises(ValueError, match=r"no longer reproduces.*57e4a78"):

@@ -517,7 +517,9 @@ def _push(argv: list[str]) -> int:
 
 def _play(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        show_help(_PlayFlags, argv, "play", TASKS)
+        _first_flags(argv)
+        with names_behind_help(TASKS):
+            parse(_PlayFlags, argv, prog="play")
     flags, _ = parse(_PlayFlags, argv, prog="play")
     import_plugins(*flags.import_)
     if flags.partner is not None and (run := RunFolder.of_final(flags.partner.resolve().parent)):

@@ -138,7 +138,7 @@ def _ours(arguments: Arguments, shape: Shape, size: int) -> Iterator[Row]:
             batch_size=size,
             minibatch_size=size,
             epochs=shape.epochs,
-            group_size=GROUP_SIZE if alone else 0,
+            group_size=GROUP_SIZE if alone else 1,
             learning_rate=1e-5,
             device=arguments.device,
             dtype=arguments.dtype,  # type: ignore[arg-type]

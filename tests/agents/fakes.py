@@ -93,7 +93,7 @@ def flags(config: TrainConfig, *names: str) -> list[str]:
     """
     values = config.to_json()
     given = []
-    for key in names or [key for key in values if key not in ("task", "imports")]:
+    for key in names or [key for key in values if key not in ("task", "imports", "format")]:
         flag, value = key.replace("_", "-"), values[key]
         if isinstance(value, bool):
             given.append(f"--{flag}" if value else f"--no-{flag}")

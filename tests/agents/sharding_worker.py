@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = join_world(torch.device("cpu"))
     for path in sorted(folder.glob("*.json")):
-        trainer, rows = learn(TrainConfig(**json.loads(path.read_text())), world)
+        trainer, rows = learn(TrainConfig.from_json(json.loads(path.read_text())), world)
         held = world.gather_list([layer_bytes(trainer)])
         if world.writes:
             run = trainer.config.run_folder

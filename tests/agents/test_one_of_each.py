@@ -61,9 +61,10 @@ def command(*words: object) -> int:
 def test_one_of_each_trains_evaluates_resumes_and_is_reported(tmp_path):
     run = tmp_path / "run"
     chosen = [w for name, word in CHOSEN.items() for w in (f"--{name.replace('_', '-')}", word)]
-    assert command("train", "mine", "--import", FILE, *chosen, "--out", run) == 0
+    bound = ("--my-bound", 0.5)
+    assert command("train", "mine", "--import", FILE, *chosen, *bound, "--out", run) == 0
     config = RunFolder(run).read_config()
-    assert {name: getattr(config, name) for name in CHOSEN} == CHOSEN
+    assert {**config.to_json(), **CHOSEN, "my_bound": 0.5} == config.to_json()
     assert (config.iterations, config.model) == (
         2,
         "tiny",
@@ -76,14 +77,17 @@ def test_one_of_each_trains_evaluates_resumes_and_is_reported(tmp_path):
     assert (run / "tracker.txt").read_text().endswith("iteration 1\niteration 2\n")
     assert (run / "engine.txt").read_text() == "32 prompts\n16 prompts\n"
     assert command("report", run) == 0
+    assert command("train", "mine", "--resume", "--my-bound", 2, "--out", run) == 2
 
 
 def test_a_variant_of_all_of_them_is_compared(tmp_path):
     out = tmp_path / "comparison"
     words = ("compare", "mine", "--import", FILE, "--variants", "mine-bounded", "--seeds", 1)
+    words += ("--my-bound", 0.5)
     assert command(*words, "--iterations", 1, "--jobs", 1, "--out", out) == 0
     (row,) = json.loads((out / "results.json").read_text())
     assert row["variant"] == "mine-bounded"
+    assert json.loads((out / "runs/mine-bounded/base/0/config.json").read_text())["my_bound"] == 0.5
     assert (out / "runs/mine-bounded/base/0/tracker.txt").read_text() == "iteration 0\n"
 
 
@@ -91,7 +95,7 @@ def test_each_does_what_it_says(tmp_path):
     import_plugins(FILE)
     values = {**PRESETS["mine"](), **CHOSEN, "whitening": "none", "out": str(tmp_path)}
     trainer = Trainer(TrainConfig(**values))
-    assert trainer.config.importance_cap == 3.0
+    assert trainer.config.algorithm_config.importance_cap == 3.0
     (prepared, _) = trainer.prepare(trainer.collect(trainer.assign(0)))
     assert float(prepared.batch.advantages.abs().max()) <= 1.0
     # The critic learns from the policy's own states and does not shape them.
@@ -165,7 +169,7 @@ def test_what_is_none_of_its_kind_is_refused_in_a_line():
 
 def test_what_an_engine_needs_is_asked_of_its_class():
     class Pushed(Engine):
-        needs_lora = needs_one_base = needs_stored_base = needs_url = True
+        needs_lora = needs_one_base = needs_stored_base = True
 
         def sync(self, policy):
             pass
@@ -174,14 +178,13 @@ def test_what_an_engine_needs_is_asked_of_its_class():
             pass
 
     register_engine("mine")(Pushed)
-    url = {"engine": "mine", "engine_url": "http://here"}
-    TrainConfig(**url)
+    mine = {"engine": "mine"}
+    TrainConfig(**mine)
     for values, words in (
-        ({"engine": "mine"}, "engine vllm_server or mine and the engine_url"),
-        ({**url, "engine_url": "here"}, "begins with http://"),
-        ({**url, "adapter": "full"}, "adapter lora with engine mine"),
-        ({**url, "model": "embedded,gpt2"}, "one base model with engine mine"),
-        ({**url, "model": "tiny"}, "built in memory"),
+        ({**mine, "engine_url": "http://here"}, "an engine that has it .vllm_server., got mine"),
+        ({**mine, "adapter": "full"}, "adapter lora with engine mine"),
+        ({**mine, "model": "embedded,gpt2"}, "one base model with engine mine"),
+        ({**mine, "model": "tiny"}, "built in memory"),
     ):
         with pytest.raises(ValueError, match=words):
             TrainConfig(**values)

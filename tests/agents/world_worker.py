@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = join_world(torch.device("cpu"))
     for path in sorted(folder.glob("*.config.json")):
-        tensors, rows = learn(TrainConfig(**json.loads(path.read_text())), world)
+        tensors, rows = learn(TrainConfig.from_json(json.loads(path.read_text())), world)
         if world.writes:
             name = path.name.removesuffix(".config.json")
             save_file({k: t.detach().clone() for k, t in tensors.items()}, folder / f"{name}.st")

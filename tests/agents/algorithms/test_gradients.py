@@ -16,7 +16,6 @@ import torch
 
 from agents.algorithms import ALGORITHMS, Algorithm
 from agents.algorithms.kl import KLController
-from agents.config.train import TrainConfig
 from agents.models.critic import Critic
 from agents.policies.llm import LLMPolicy
 from agents.rollouts.credit import split_credit
@@ -123,16 +122,13 @@ class Enumeration:
 
     def learner(self, algorithm: str, **options) -> Algorithm:
         """Return an algorithm that leaves advantages as they are."""
-        config = TrainConfig(
-            algorithm=algorithm,
-            observers=self.agents - 1,
-            kl_coef=ETA,
-            gae_lambda=1.0,
-            **{"whitening": "none", "normalization": "constant", "group_size": 1, **options},
-        )
+        kind = ALGORITHMS[algorithm]
+        values = {"whitening": "none", "normalization": "constant", "group_size": 1, **options}
+        if kind.critic is not None:
+            values["gae_lambda"] = 1.0
+        config = kind.Config(kl_coef=ETA, **values)
         # Arbitrary values: with λ = 1 they are a baseline, and no baseline may change the
         # expectation.
-        kind = ALGORITHMS[algorithm]
         critics = {}
         if kind.critic is not None:
             critics = {

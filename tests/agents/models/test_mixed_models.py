@@ -65,7 +65,7 @@ def test_a_team_of_two_base_models_trains_resumes_and_is_evaluated(tmp_path, alg
     names = [row["name"] for row in run.evaluation["rows"]]
     expected = ["reference of llm_0", "reference of llm_1", "llm_0", "llm_1"]
     assert names == [*expected, "llm_1 after llm_0", "llm_0 after llm_1"]
-    train(TrainConfig(**{**parts.to_json(), "iterations": 1}), console=QUIET)
+    train(parts.replace(iterations=1), console=QUIET)
     train(parts, resume=True, console=QUIET)
     assert_same_state(final_state(parts), final_state(whole))
     for name, size in (("llm_0", 4096), ("llm_1", 512)):

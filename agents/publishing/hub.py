@@ -7,7 +7,10 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,  # type: ignore[reportPrivateImportUsage] # that of the HTTP library it is built on
+)
 from huggingface_hub.utils import validate_repo_id
 
 from agents.models.files import ADAPTER_CONFIG, is_on_hub

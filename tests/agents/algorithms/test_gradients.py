@@ -126,7 +126,8 @@ class Enumeration:
         values = {"whitening": "none", "normalization": "constant", "group_size": 1, **options}
         if kind.critic is not None:
             values["gae_lambda"] = 1.0
-        config = kind.Config(kl_coef=ETA, **values)
+        values |= {"algorithm": algorithm, "observers": self.agents - 1, "kl_coef": ETA}
+        config = TrainConfig(**values).algorithm_config
         # Arbitrary values: with λ = 1 they are a baseline, and no baseline may change the
         # expectation.
         critics = {}

@@ -659,8 +659,8 @@ def test_the_server_may_go_by_another_name_for_the_same_folder(url, fake, tmp_pa
         ({"engine_url": "http://here"}, "--engine vllm_server"),
         ({"engine": "vllm_server", "engine_url": "here:8000"}, "begins with http://"),
         ({"engine": "sglang"}, "builtin, vllm, vllm_server"),
-        ({"engine_memory": 1.5}, "engine_memory to be between 0 and 1"),
-        ({"engine_memory": 0.0}, "engine_memory to be above 0"),
+        ({"engine": "vllm", "engine_memory": 1.5}, "engine_memory to be between 0 and 1"),
+        ({"engine": "vllm", "engine_memory": 0.0}, "engine_memory to be above 0"),
     ],
 )
 def test_what_does_not_go_together_is_said_at_once(values, message):

@@ -16,6 +16,7 @@ import torch
 
 from agents.algorithms import ALGORITHMS, Algorithm
 from agents.algorithms.kl import KLController
+from agents.config.train import TrainConfig
 from agents.models.critic import Critic
 from agents.policies.llm import LLMPolicy
 from agents.rollouts.credit import split_credit

@@ -39,6 +39,11 @@ class TokenBatch:
         return replace(self, **{name: _take(part, rows) for name, part in parts.items()})
 
     @classmethod
+    def of(cls, tokens: TokenBatch, **others: Any) -> Self:
+        """Return the same episodes with more about them."""
+        return cls(**{f.name: getattr(tokens, f.name) for f in fields(TokenBatch)}, **others)
+
+    @classmethod
     def join(cls, batches: Sequence[Self]) -> Self:
         """Return the episodes of several batches as one, padded to the longest."""
         if len(batches) == 1:

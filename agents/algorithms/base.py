@@ -272,11 +272,8 @@ class Algorithm(ABC):
             baselines=baselines,
             returns=returns,
         )
-        batch = TrainBatch(
-            prompt_ids=turn.tokens.prompt_ids,
-            prompt_mask=turn.tokens.prompt_mask,
-            response_ids=turn.tokens.response_ids,
-            response_mask=mask,
+        batch = TrainBatch.of(
+            turn.tokens,
             old_log_probs=scores.log_probs,
             ref_hidden=ref_hidden,
             advantages=advantages,

@@ -63,25 +63,17 @@ def evaluate(
     if device:
         config = config.replace(device=device)
     pick_device(config.device)  # says so before anything is loaded
-    checkpoints = folder.checkpoints()
-    if not checkpoints:
+    if not (checkpoints := folder.checkpoints()):
         raise ValueError(f"Expected a run with a checkpoint, got {folder}, which has none yet.")
     if num_queries < 1:
         raise ValueError(f"Expected at least 1 query, got {num_queries}.")
     split = split or config.test_split
     task = build_task(config.task, split, config.task_arguments)
-    state = load_checkpoint(checkpoints[-1])
+    tensors, _ = load_checkpoint(checkpoints[-1])
     parts = Parts.build(config, learns=False)
-    load_policies(parts.policies, state[0])
-    evaluation = evaluate_policies(
-        config,
-        parts.policies,
-        task,
-        parts.reward,
-        split=split,
-        num_queries=num_queries,
-        decoding=decoding,
-    )
+    load_policies(parts.policies, tensors)
+    asked = {"split": split, "num_queries": num_queries, "decoding": decoding}
+    evaluation = evaluate_policies(config, parts.policies, task, parts.reward, **asked)
     evaluation["iterations"] = folder.iterations_done()
     folder.write_evaluation(evaluation)
     return evaluation

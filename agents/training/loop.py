@@ -256,24 +256,11 @@ def _learn(
     if done == 0:
         logger.samples(_samples(trainer, 0, references(trainer.policies)))
     while done < config.iterations and not trainer.world.any(bool(stop)):
-        before = trainer.state()
-        try:
-            row = trainer.iterate(done)
-        except (RewardError, EngineError, ValueError):
-            # Nothing has been learnt yet: the weights are those of before the iteration.
-            if done:
-                _save(trainer, folder, done, before)
-            raise
+        row = _iterate(trainer, folder, done)
         logger.log(row, trainer.histograms.row(done))
         begin()
         done += 1
-        if max(trainer.learner.skipped_in_a_row.values()) >= MAX_SKIPPED:
-            _save(trainer, folder, done, trainer.state())
-            raise DivergenceError(
-                f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row "
-                f"without; the run is saved in {folder}. Begin anew with a lower "
-                "--learning-rate, or look for a reward that grows without bound."
-            )
+        _check_learning(trainer, folder, done)
         if done == config.iterations or done % config.sample_every == 0:
             logger.samples(_samples(trainer, done, trainer.policies))
         if done % config.save_every == 0:
@@ -284,6 +271,34 @@ def _learn(
     if saved != done:
         _save(trainer, folder, done, trainer.state())
     return done
+
+
+def _iterate(trainer: Trainer, folder: RunFolder, done: int) -> MetricRow:
+    """Run one iteration; save the state of before if it fails."""
+    before = trainer.state()
+    try:
+        return trainer.iterate(done)
+    except (RewardError, EngineError, ValueError):
+        # Nothing has been learnt yet: the weights are those of before the iteration.
+        if done:
+            _save(trainer, folder, done, before)
+        raise
+
+
+def _check_learning(trainer: Trainer, folder: RunFolder, done: int) -> None:
+    """Give a run up, saved, that has not been able to learn for long.
+
+    Raises:
+        DivergenceError: if so.
+    """
+    if max(trainer.learner.skipped_in_a_row.values()) < MAX_SKIPPED:
+        return
+    _save(trainer, folder, done, trainer.state())
+    raise DivergenceError(
+        f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row without; the "
+        f"run is saved in {folder}. Begin anew with a lower --learning-rate, or look for a reward "
+        "that grows without bound."
+    )
 
 
 def _save(

@@ -21,7 +21,7 @@ from agents.watching.tracker import Tracker, numbers
 
 @register_tracker("csv")
 class CsvTracker(Tracker):
-    """`trackers/csv/metrics.csv` of the run folder."""
+    """`tracked/csv/metrics.csv` of the run folder."""
 
     def __init__(self, config: TrainConfig, done: int):
         """Begin the table; a resumed run goes on behind the rows of what is done."""

@@ -155,7 +155,7 @@ class RunFolder:
     @property
     def trackers_path(self) -> Path:
         """What trackers of the user's own write, each in a folder of its name."""
-        return self.path / "trackers"
+        return self.path / "tracked"
 
     def adapters_path(self, rank: int) -> Path:
         """Where one process pushes the adapters of its engine from."""

@@ -98,7 +98,8 @@ def test_wrong_usage_is_one_line_before_any_model_is_loaded(
 
 
 def test_an_unknown_command_names_the_known_ones(capsys):
-    fails(capsys, ["trian"], "train, compare, evaluate, report, merge, push, play", "'trian'")
+    commands = "train, compare, evaluate, report, average, merge, push, play"
+    fails(capsys, ["trian"], commands, "'trian'")
 
 
 def test_the_help_of_play_tells_what_a_person_needs(capsys):

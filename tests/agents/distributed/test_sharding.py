@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +92,7 @@ def result(config: TrainConfig) -> dict:
 
 @pytest.mark.parametrize("case", CASES)
 def test_spread_layers_learn_what_whole_ones_learn(spread, case, tmp_path):
-    alone = replace(spread[case], out=str(tmp_path))
+    alone = spread[case].replace(out=str(tmp_path))
     _, rows = learn(alone, World())
     assert_alike(spread[case], alone)
     for row, other in zip(result(spread[case])["rows"][::-1], rows[::-1], strict=False):
@@ -106,7 +105,7 @@ def test_spread_layers_learn_what_whole_ones_learn(spread, case, tmp_path):
 
 
 def test_a_run_of_spread_layers_goes_on_in_one_process(spread, tmp_path):
-    alone, parts = (replace(spread["full"], out=str(tmp_path / name)) for name in "ab")
+    alone, parts = (spread["full"].replace(out=str(tmp_path / name)) for name in "ab")
     shutil.copytree(spread["full"].run_folder, parts.run_folder)
     learn(alone, World(), until=4)
     _, rows = learn(parts, World(), until=4)
@@ -188,7 +187,7 @@ def test_every_form_of_it_learns_the_same(tmp_path, config):
     configs = configure(tmp_path, cases)
     launch(tmp_path, config)
     for name, there in configs.items():
-        alone = replace(there, out=str(tmp_path / f"{name}-alone"))
+        alone = there.replace(out=str(tmp_path / f"{name}-alone"))
         learn(alone, World())
         assert_alike(there, alone)
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -91,7 +90,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_any_number(tmp_path,
     options = {**SMALL, "iterations": 60, "save_every": 5, "evaluation_queries": 0}
     whole = toy_config(**options, out=str(tmp_path / "whole"))
     train(whole)
-    parts = replace(whole, out=str(tmp_path / "parts"))
+    parts = whole.replace(out=str(tmp_path / "parts"))
     process = launch("-m", "agents", "train", "toy", *flags(parts))
     metrics = parts.run_folder / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 12):
@@ -124,7 +123,7 @@ def test_a_run_of_one_process_goes_on_with_two_and_an_interrupt_saves_it(tmp_pat
     options = {**SMALL, "iterations": 4, "save_every": 2, "evaluation_queries": 8}
     whole = toy_config(**options, out=str(tmp_path / "whole"))
     train(whole)
-    parts = replace(whole, out=str(tmp_path / "parts"), iterations=2)
+    parts = whole.replace(out=str(tmp_path / "parts"), iterations=2)
     train(parts)
     process = launch("-m", "agents", "train", "toy", "--resume", "--iterations", "4", "--out",
                      parts.out)  # fmt: skip

@@ -43,7 +43,7 @@ def test_a_sequence_has_one_ratio_the_geometric_mean_of_its_tokens():
 def test_importance_weights_are_capped_and_one_without_a_cap():
     log_probs, sampled = torch.zeros(2, 3), torch.tensor([[0.0, -1, 1], [0, 0, -9]])
     close(importance_weights(log_probs, sampled, MASK, 2.0), [[1, 2, 0.3678794], [1, 1, 1]])
-    close(importance_weights(log_probs, sampled, MASK, 0.0), [[1.0, 1, 1], [1, 1, 1]])
+    close(importance_weights(log_probs, sampled, MASK, None), [[1.0, 1, 1], [1, 1, 1]])
 
 
 @pytest.mark.parametrize(

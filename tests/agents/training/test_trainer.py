@@ -89,7 +89,7 @@ def test_resuming_is_exact_whatever_the_critic_reads(
 @pytest.mark.parametrize("normalization", ["constant", "token", "sequence"])
 def test_microbatches_change_nothing_but_rounding(toy_config, algorithm, normalization):
     states = []
-    for size in (0, 1, 3):
+    for size in (None, 1, 3):
         options = {"algorithm": algorithm, "normalization": normalization}
         trainer = Trainer(toy_config(microbatch_size=size, **options))
         trainer.iterate(0)

@@ -82,7 +82,7 @@ def test_an_interrupted_training_goes_on_with_its_optimisers(tmp_path):
     def step(trainer, gradients):
         for parameter, gradient in zip(trainer.master.parameters(), gradients, strict=True):
             parameter.grad = gradient.clone()
-        for optimizer in trainer.learner.optimizers:
+        for optimizer in trainer.optimizers:
             optimizer.step()
 
     gradients = [

@@ -52,8 +52,8 @@ def arithmetic() -> dict[str, Any]:
 def smollm2() -> dict[str, Any]:
     """SmolLM2-135M-Instruct learns to answer one-step word problems: a real model, on a laptop.
 
-    For one policy alone: `--observers 0 --algorithm ppo --iterations 20`. What was tried:
-    docs/real-model.md.
+    For one policy alone: `--observers 0 --algorithm ppo --iterations 20 --max-new-tokens 48`. What
+    was tried: docs/real-model.md.
     """
     return {
         "task": "arithmetic",

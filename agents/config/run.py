@@ -216,14 +216,13 @@ class RunConfig(Options):
         Raises:
             ValueError: if it is none.
         """
-        parts = [part.strip() for part in self.lora_rank_pattern.split(",") if part.strip()]
-        pairs = [re.fullmatch(r"([\w.]+)\s*=\s*(\d+)", part) for part in parts]
-        if not all(pairs):
+        pairs = _pairs(self.lora_rank_pattern, r"([\w.]+)\s*=\s*(\d+)")
+        if pairs is None:
             raise ValueError(
                 "Expected lora_rank_pattern to be NAME=RANK with commas between them, got "
                 f"{self.lora_rank_pattern!r}: try --lora-rank-pattern layers.0=4,mlp=8."
             )
-        return {pair[1]: int(pair[2]) for pair in pairs if pair}
+        return {name: int(rank) for name, rank in pairs}
 
     @property
     def task_arguments(self) -> dict[str, bool | int | float | str]:
@@ -232,14 +231,13 @@ class RunConfig(Options):
         Raises:
             ValueError: if they are none.
         """
-        parts = [part.strip() for part in self.task_options.split(",") if part.strip()]
-        pairs = [re.fullmatch(r"([A-Za-z_]\w*)\s*=\s*(\S.*)", part) for part in parts]
-        if not all(pairs):
+        pairs = _pairs(self.task_options, r"([A-Za-z_]\w*)\s*=\s*(\S.*)")
+        if pairs is None:
             raise ValueError(
                 "Expected task_options to be NAME=VALUE with commas between them, got "
                 f"{self.task_options!r}: try --task-options difficulty=1."
             )
-        return {pair[1]: _value(pair[2]) for pair in pairs if pair}
+        return {name: _value(text) for name, text in pairs}
 
     @property
     def tracker_names(self) -> list[str]:
@@ -258,6 +256,13 @@ class RunConfig(Options):
             return float(self.reward_sharing)
         except ValueError:
             return self.reward_sharing
+
+
+def _pairs(text: str, form: str) -> list[tuple[str, str]] | None:
+    """Return the names and values of a list with commas; None if a part has another form."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    found = [re.fullmatch(form, part) for part in parts]
+    return [(pair[1], pair[2]) for pair in found if pair] if all(found) else None
 
 
 def _value(text: str) -> bool | int | float | str:

@@ -70,6 +70,16 @@ class Between(Range):
         return self.low <= value <= self.high
 
 
+class MayChange:
+    """Marks a field, `Annotated[int, MAY_CHANGE]`, that a resumption may change.
+
+    It decides nothing of what has been learnt so far: a place, a device, how often or how long.
+    """
+
+
+MAY_CHANGE = MayChange()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The fields of one owner, all with defaults.
@@ -120,6 +130,12 @@ def expect_divisor(name: str, value: int, batch_size: int) -> None:
 def field_names(options: type[Options]) -> list[str]:
     """Return the names of the fields of an owner."""
     return [field.name for field in fields(options)]
+
+
+def changeable(options: type[Options]) -> set[str]:
+    """Return the names of the fields of an owner that a resumption may change."""
+    kinds = get_type_hints(options, include_extras=True)
+    return {name for name in field_names(options) if MAY_CHANGE in parts_of(kinds[name])}
 
 
 def values_of(options: Options) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agents.registries import PRESETS
+from cory_env.registry import Registry
 
 
 def imdb() -> dict[str, Any]:
@@ -207,9 +209,24 @@ def preset_values(name: str) -> dict[str, Any]:
     """Return the fields of a preset.
 
     Raises:
-        ValueError: if there is no such preset.
+        ValueError: if there is no such preset, or it returns something else.
     """
-    return PRESETS.find(name)()
+    return named_fields(PRESETS, name)
+
+
+def named_fields(registry: Registry[Any], name: str) -> dict[str, Any]:
+    """Return the fields that a preset or a variant, somebody's own perhaps, returns.
+
+    Raises:
+        ValueError: if there is none of this name, or it returns something else.
+    """
+    values = registry.find(name)()
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise ValueError(
+            f"Expected the {registry.kind} {name} to return fields and their values, got "
+            f'{values!r}: return {{"learning_rate": 1e-3}}.'
+        )
+    return dict(values)
 
 
 def starting_values(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from agents.config.fields import named
-from agents.config.options import Above, AtLeast, Between, Options, expect_divisor
+from agents.config.options import MAY_CHANGE, Above, AtLeast, Between, Options, expect_divisor
 from agents.registries import ALGORITHMS, ENGINES, TRACKERS
 from cory_env.game import SHARINGS
 from cory_env.names import unknown_name
@@ -37,11 +37,11 @@ class RunConfig(Options):
     """Held-out queries of the sample texts and the evaluation, such as `addsub` of arithmetic."""
     algorithm: Annotated[str, named(ALGORITHMS)] = "mappo"
     """How policies learn; it brings fields of its own."""
-    out: str = ""
+    out: Annotated[str, MAY_CHANGE] = ""
     """Run folder; empty for runs/TASK."""
     seed: Annotated[int, AtLeast(0)] = 0
     """Seeds queries, adapters, critics and sampling; >= 0."""
-    iterations: Annotated[int, AtLeast(1)] = 45
+    iterations: Annotated[int, AtLeast(1), MAY_CHANGE] = 45
     """Batches of episodes to learn from; >= 1."""
 
     model: str = "embedded"
@@ -64,7 +64,7 @@ class RunConfig(Options):
     """Hold the frozen base in int8 or NF4 (needs bitsandbytes)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    device: str = "auto"
+    device: Annotated[str, MAY_CHANGE] = "auto"
     """`auto`, `cpu`, `cuda`, …"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; `auto` takes bfloat16 where the hardware multiplies it."""
@@ -116,17 +116,17 @@ class RunConfig(Options):
     top_p: Annotated[float, Above(0), Between(0, 1)] = 1.0
     """Nucleus to sample from and score under, in (0, 1]."""
 
-    save_every: Annotated[int, AtLeast(1)] = 10
+    save_every: Annotated[int, AtLeast(1), MAY_CHANGE] = 10
     """Iterations between two checkpoints; >= 1."""
-    keep: Annotated[int, AtLeast(1)] = 2
+    keep: Annotated[int, AtLeast(1), MAY_CHANGE] = 2
     """Checkpoints to keep; >= 1."""
-    sample_every: Annotated[int, AtLeast(1)] = 10
+    sample_every: Annotated[int, AtLeast(1), MAY_CHANGE] = 10
     """Iterations between two sets of sample texts; >= 1."""
-    evaluation_queries: Annotated[int, AtLeast(0)] = 256
+    evaluation_queries: Annotated[int, AtLeast(0), MAY_CHANGE] = 256
     """Held-out queries of the evaluation at the end; 0 for none."""
-    trackers: Annotated[str, named(TRACKERS)] = ""
+    trackers: Annotated[str, named(TRACKERS), MAY_CHANGE] = ""
     """Where metrics and samples go besides the run folder; several with commas between them."""
-    imports: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    imports: Annotated[tuple[str, ...], tyro.conf.Suppress, MAY_CHANGE] = ()
     """What `--import` and `import_plugins` have imported: files with their digests, or modules."""
 
     def check(self, run: Any) -> None:

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from agents.config.options import Above, Between, Options
+from agents.config.options import MAY_CHANGE, Above, Between, Options
 from agents.engines.base import (
     IMPORTANCE_CAP,
     AdapterFolder,
@@ -91,7 +91,7 @@ def start_vllm(
 class VLLMConfig(Options):
     """vLLM on the GPU of the learner."""
 
-    engine_memory: Annotated[float, Above(0), Between(0, 1)] = 0.4
+    engine_memory: Annotated[float, Above(0), Between(0, 1), MAY_CHANGE] = 0.4
     """Part of the GPU's memory that vLLM takes while it generates, in (0, 1]."""
 
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 
-from agents.config.options import Options
+from agents.config.options import MAY_CHANGE, Options
 from agents.config.run import RunConfig
 from agents.engines.base import (
     IMPORTANCE_CAP,
@@ -42,7 +42,7 @@ CONCURRENT = 256
 class VLLMServerConfig(Options):
     """A vLLM server."""
 
-    engine_url: str = ""
+    engine_url: Annotated[str, MAY_CHANGE] = ""
     """Address of the server, such as http://localhost:8000."""
 
     def check(self, run: RunConfig) -> None:

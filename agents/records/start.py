@@ -13,22 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agents.config.train import TrainConfig
+from agents.config.options import changeable
+from agents.config.train import TrainConfig, owners
 from agents.records.folder import RunFolder
-
-MAY_CHANGE_ON_RESUME = {
-    "out",
-    "device",
-    "iterations",
-    "save_every",
-    "keep",
-    "sample_every",
-    "evaluation_queries",
-    "trackers",
-    "engine_url",
-    "engine_memory",
-    "imports",
-}
 
 
 def check_run_folder(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -69,8 +56,9 @@ def _check_resumption(folder: RunFolder, config: TrainConfig) -> None:
             "the run with --out."
         )
     before = folder.read_config().to_json()
+    free = set[str]().union(*map(changeable, owners(config.algorithm, config.engine)))
     for name, value in config.to_json().items():
-        if name not in MAY_CHANGE_ON_RESUME and before.get(name) != value:
+        if name not in free and before.get(name) != value:
             raise ValueError(
                 f"Expected {name}={before[name]!r} as in the run to resume, got {value!r}: "
                 "resume without it, or begin a new run with another --out."

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from agents.config.train import TrainConfig
 from agents.records.folder import RunFolder
 from agents.records.provenance import Entry
 from agents.records.rows import HistogramRow, MetricRow, SampleRow
@@ -16,7 +19,7 @@ class RunFiles:
 
     folder: RunFolder
     config: dict[str, object]
-    """As it stands in the file: of any version, or of a run that is no longer read."""
+    """As this version writes it; as it stands in the file, of a run that is no longer read."""
     rows: list[MetricRow]
     samples: list[SampleRow]
     histograms: list[HistogramRow]
@@ -44,10 +47,21 @@ def read_run(run: Path) -> RunFiles:
         )
     return RunFiles(
         folder=folder,
-        config=folder.read_config_values(),
+        config=_fields(folder.read_config_values()),
         rows=folder.read_metrics(),
         samples=folder.read_samples(),
         histograms=folder.read_histograms(),
         evaluation=folder.read_evaluation(),
         provenance=folder.read_provenance(),
     )
+
+
+def _fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run as this version writes them, whichever version wrote them.
+
+    Pages show them beside those of other runs. What only a plug-in knows, which is not imported
+    for a page, stands as it is in the file.
+    """
+    with suppress(ValueError):
+        return TrainConfig.from_json(values).to_json()
+    return values

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.config.options import field_names
+from agents.config.presets import named_fields
 from agents.config.run import RunConfig
 from agents.config.train import TrainConfig, fitting
 from agents.records.folder import RunFolder
@@ -135,7 +136,7 @@ def variant_changes(name: str) -> Mapping[str, Any]:
         ValueError: if there is no such variant.
     """
     if name in VARIANTS.known():
-        return VARIANTS.find(name)()
+        return named_fields(VARIANTS, name)
     algorithms = ALGORITHMS.known()
     if name not in algorithms:
         known = list(dict.fromkeys([*VARIANTS.known(), *algorithms]))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from agents.config.train import TrainConfig
+from agents.records.folder import RunFolder
+from agents.records.objects import write_json
+from agents.records.view import read_run
 
 FOLDER = Path(__file__).parents[2] / "fixtures/configs"
 
@@ -91,3 +95,20 @@ def test_what_cannot_be_read_is_refused_in_one_line(changes, message):
         TrainConfig.from_json({**stored("grpo"), **changes})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_a_page_shows_a_run_of_an_earlier_version_like_the_same_run_of_today(name, tmp_path):
+    written = RunFolder(tmp_path / "new")
+    written.path.mkdir()
+    written.write_config(TrainConfig.from_json(stored(name)))
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copy(FOLDER / f"{name}.json", old / "config.json")
+    assert read_run(old).config == read_run(written.path).config
+
+
+def test_a_page_shows_what_is_no_longer_read_as_it_stands(tmp_path):
+    values = {**stored("ppo"), "swap_resets": True}
+    write_json(tmp_path / "config.json", values)
+    assert read_run(tmp_path).config == values

@@ -11,10 +11,21 @@ import pytest
 from agents.algorithms import ALGORITHMS, register_algorithm
 from agents.algorithms.grpo import GRPO
 from agents.config.algorithm import AlgorithmConfig
-from agents.config.options import Above, AtLeast, Between, Options, field_names, options_of
+from agents.config.options import (
+    MAY_CHANGE,
+    Above,
+    AtLeast,
+    Between,
+    Options,
+    changeable,
+    field_names,
+    options_of,
+)
 from agents.config.run import RunConfig
 from agents.config.train import TrainConfig
 from agents.engines import ENGINES
+from agents.records.folder import RunFolder
+from agents.records.start import check_run_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +45,7 @@ def mine():
         @dataclass(frozen=True, kw_only=True)
         class Config(GRPO.Config):
             my_beta: Annotated[float, AtLeast(0)] = 0.1
+            my_pace: Annotated[int, MAY_CHANGE] = 1
 
     yield "mine"
     del ALGORITHMS["mine"]
@@ -161,3 +173,25 @@ def test_every_field_has_one_owner_and_says_what_it_is():
         assert not {*field_names(options_of(ENGINES, name))} & {*field_names(RunConfig)}
     for name in ALGORITHMS:
         assert not {*field_names(options_of(ALGORITHMS, name))} & {*field_names(RunConfig)}
+
+
+def test_what_a_resumption_may_change_is_said_beside_the_field():
+    assert changeable(RunConfig) == {
+        *("out", "device", "iterations", "save_every", "keep", "sample_every"),
+        *("evaluation_queries", "trackers", "imports"),
+    }
+    assert changeable(options_of(ENGINES, "vllm")) == {"engine_memory"}
+    assert changeable(options_of(ENGINES, "vllm_server")) == {"engine_url"}
+    assert not any(changeable(options_of(ALGORITHMS, name)) for name in ALGORITHMS)
+
+
+def test_a_resumption_may_change_what_an_outsider_says_it_may(toy_config, mine):
+    config = toy_config(algorithm=mine, my_beta=0.3, my_pace=1)
+    folder = RunFolder(config.run_folder)
+    folder.path.mkdir(parents=True)
+    folder.write_config(config)
+    check_run_folder(config.replace(my_pace=2), resume=True)
+    with pytest.raises(
+        ValueError, match=r"Expected my_beta=0\.3 as in the run to resume, got 0\.4"
+    ):
+        check_run_folder(config.replace(my_beta=0.4), resume=True)

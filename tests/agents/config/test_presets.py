@@ -7,7 +7,7 @@ import pytest
 from agents.cli.main import main
 from agents.config.presets import starting_values
 from agents.config.train import TrainConfig
-from agents.registries import PRESETS
+from agents.registries import PRESETS, VARIANTS
 
 REAL = "Qwen/Qwen2.5-0.5B-Instruct"
 
@@ -81,3 +81,19 @@ def test_flags_win_and_the_line_comes_before_the_run(capsys, monkeypatch, tmp_pa
 def test_a_task_of_ones_own_starts_from_the_defaults_or_the_real_ones():
     assert starting_values("mine") == ({"task": "mine"}, "")
     assert starting_values("mine", model=REAL)[0]["learning_rate"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("returned", [["task"], None, {1: "toy"}])
+def test_a_preset_or_variant_that_returns_no_fields_is_named(returned, monkeypatch, capsys):
+    for registry in (PRESETS, VARIANTS):
+        monkeypatch.setitem(registry._entries, "mine", lambda: returned)
+    for arguments, kind in (
+        (["train", "toy", "--preset", "mine"], "preset"),
+        (["compare", "toy", "--variants", "ppo", "mine", "--out", "unused"], "variant"),
+    ):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line == (
+            f"error: Expected the {kind} mine to return fields and their values, got {returned!r}: "
+            'return {"learning_rate": 1e-3}.'
+        )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the configuration asks engines what they need, before torch
     from torch import Tensor
 
     from agents.policies.base import Generated, Policy
+    from agents.policies.prefixes import Prefixes
 
 IMPORTANCE_CAP = 2.0
 """What TRL begins with, too. Source: Yao et al. 2025, "Your efficient RL framework secretly brings
@@ -60,6 +61,8 @@ class Engine(ABC):
     """All policies share one base model."""
     needs_stored_base: ClassVar[bool] = False
     """It loads the base model itself, from a folder or the hub: `EngineRun.model`."""
+    continues: ClassVar[bool] = False
+    """Its `generate` takes `prefixes`; algorithms that branch need that."""
     importance_cap: ClassVar[float | None] = None
     """Largest weight of a token that the learner finds likelier than the engine did, unless the
     configuration says otherwise; None for an engine that samples from what is learnt."""
@@ -111,15 +114,18 @@ class Engine(ABC):
         *,
         max_new_tokens: int,
         uniforms: Tensor,
+        prefixes: Prefixes | None = None,
         greedy: bool = False,
     ) -> Generated:
-        """Sample one response to each prompt.
+        """Sample one response to each prompt, or the rest of one.
 
         Args:
             policy: whose weights, temperature and nucleus to use.
             prompts: B texts.
             max_new_tokens: T, the longest response, its end token included.
             uniforms: (B, T) in [0, 1), the randomness of each row.
+            prefixes: (B,) first tokens of the responses, which count among the T; the rest is
+                returned. Given only to an engine that `continues`.
             greedy: take the most probable token instead of sampling.
 
         Raises:
@@ -218,7 +224,7 @@ def pack(
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     rows: Sequence[Sampled],
-    max_new_tokens: int,
+    limits: Sequence[int],
 ) -> Generated:
     """Check and pad what an engine has returned.
 
@@ -227,26 +233,26 @@ def pack(
         prompt_ids: (B, L) padded on the left.
         prompt_mask: (B, L) bool.
         rows: B responses.
-        max_new_tokens: T, the longest response that was asked for.
+        limits: (B,) the most tokens that were asked for.
 
     Raises:
         EngineError: if a response is not one that the policy can have given.
     """
     ends = policy.backbone.stop_ids.tolist()
     known = set(policy.backbone.tokenizer.get_vocab().values())
-    for row in rows:
-        _check(row, ends, known, max_new_tokens)
+    for row, limit in zip(rows, limits, strict=True):
+        _check(row, ends, known, limit)
     return policy.padded(
         prompt_ids, prompt_mask, [row.ids for row in rows], [row.log_probs for row in rows]
     )
 
 
-def _check(row: Sampled, ends: Sequence[int], known: Set[int], max_new_tokens: int) -> None:
+def _check(row: Sampled, ends: Sequence[int], known: Set[int], limit: int) -> None:
     ids, log_probs = row
     whole = all(isinstance(i, int) and i in known for i in ids)
-    if not whole or not 1 <= len(ids) <= max_new_tokens:
+    if not whole or not 1 <= len(ids) <= limit:
         raise EngineError(
-            f"Expected 1 to {max_new_tokens} token ids, out of those of {len(known)} tokens, from "
+            f"Expected 1 to {limit} token ids, out of those of {len(known)} tokens, from "
             f"the engine, got {len(ids)}: {str(ids)[:80]}."
         )
     finite = all(isinstance(p, int | float) and math.isfinite(p) for p in log_probs)
@@ -256,9 +262,9 @@ def _check(row: Sampled, ends: Sequence[int], known: Set[int], max_new_tokens: i
             f"{str(log_probs)[:80]}."
         )
     early = any(end in ids[:-1] for end in ends)
-    if early or (ids[-1] not in ends and len(ids) < max_new_tokens):
+    if early or (ids[-1] not in ends and len(ids) < limit):
         raise EngineError(
-            f"Expected responses that end with one of {ends} or after {max_new_tokens} tokens, got "
+            f"Expected responses that end with one of {ends} or after {limit} tokens, got "
             f"{len(ids)} that end with {ids[-1]}: start vLLM with --generation-config vllm, so "
             "that it stops at no other token."
         )

@@ -29,11 +29,13 @@ from agents.engines.base import (
     unpadded,
 )
 from agents.errors import EngineError
+from agents.policies.prefixes import tokens_left
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from agents.policies.base import Generated, Policy
+    from agents.policies.prefixes import Prefixes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for the largest rank of an adapter."""
@@ -101,7 +103,7 @@ class VLLMEngine(Engine):
     Generates with `vllm.LLM` and one `LoRARequest` per version of a policy.
     """
 
-    needs_lora = needs_one_base = needs_stored_base = True
+    needs_lora = needs_one_base = needs_stored_base = continues = True
     importance_cap = IMPORTANCE_CAP
     Config = VLLMConfig
 
@@ -156,12 +158,13 @@ class VLLMEngine(Engine):
         *,
         max_new_tokens: int,
         uniforms: Tensor,
+        prefixes: Prefixes | None = None,
         greedy: bool = False,
     ) -> Generated:
-        """Sample one response to each prompt; see `Engine`."""
-        prompt_ids, prompt_mask = policy.encode(prompts, max_new_tokens)
+        """Sample one response to each prompt, or the rest of one; see `Engine`."""
+        prompt_ids, prompt_mask = policy.encode(prompts, max_new_tokens, prefixes)
+        limits = tokens_left(prefixes, len(prompts), max_new_tokens)
         shared = dict(
-            max_tokens=max_new_tokens,
             temperature=0.0 if greedy else policy.temperature,
             top_p=1.0 if greedy else policy.top_p,
             logprobs=0,
@@ -175,12 +178,15 @@ class VLLMEngine(Engine):
             "generate",
             self._llm.generate,
             [{"prompt_token_ids": row} for row in unpadded(prompt_ids, prompt_mask)],
-            [sampling_params(seed=seed, **shared) for seed in row_seeds(uniforms)],
+            [
+                sampling_params(max_tokens=limit, seed=seed, **shared)
+                for limit, seed in zip(limits, row_seeds(uniforms), strict=True)
+            ],
             use_tqdm=False,
             lora_request=self._lora_request(policy) if policy.learns else None,
         )
         sampled = [_sampled(output.outputs[0]) for output in outputs]
-        return pack(policy, prompt_ids, prompt_mask, sampled, max_new_tokens)
+        return pack(policy, prompt_ids, prompt_mask, sampled, limits)
 
     def _lora_request(self, policy: Policy) -> Any:
         adapter = self._adapters.present[policy.name]

@@ -28,11 +28,13 @@ from agents.engines.base import (
 )
 from agents.engines.client import StatusError, VLLMClient
 from agents.errors import EngineError
+from agents.policies.prefixes import tokens_left
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from agents.policies.base import Generated, Policy
+    from agents.policies.prefixes import Prefixes
 
 CONCURRENT = 256
 """Requests under way at a time: vLLM's default for the sequences of a batch (`max_num_seqs`)."""
@@ -62,7 +64,7 @@ class VLLMServerEngine(Engine):
     (vllm/entrypoints/openai/completion/serving.py at 030ea52e, `_create_completion`).
     """
 
-    needs_lora = needs_one_base = needs_stored_base = True
+    needs_lora = needs_one_base = needs_stored_base = continues = True
     importance_cap = IMPORTANCE_CAP
     Config = VLLMServerConfig
 
@@ -120,8 +122,8 @@ class VLLMServerEngine(Engine):
         # Of one token to choose from, the probability is 1. Its raw log-prob, taken before
         # temperature, top-k and top-p, is below 0. The median, for two logits may be alike, or one
         # of them may drown all others.
-        options = self._options(max_new_tokens=9, temperature=1.0, top_p=1.0, stops=[])
-        options |= {"model": self._served.name, "seed": 0, "top_k": 1}
+        options = self._options(temperature=1.0, top_p=1.0, stops=[])
+        options |= {"model": self._served.name, "max_tokens": 9, "seed": 0, "top_k": 1}
         found = float(np.median(self._client.complete([1], **options).log_probs))
         if not abs(found) <= 1e-6:
             raise EngineError(
@@ -151,13 +153,14 @@ class VLLMServerEngine(Engine):
         *,
         max_new_tokens: int,
         uniforms: Tensor,
+        prefixes: Prefixes | None = None,
         greedy: bool = False,
     ) -> Generated:
-        """Sample one response to each prompt; see `Engine`."""
-        prompt_ids, prompt_mask = policy.encode(prompts, max_new_tokens)
+        """Sample one response to each prompt, or the rest of one; see `Engine`."""
+        prompt_ids, prompt_mask = policy.encode(prompts, max_new_tokens, prefixes)
         rows = unpadded(prompt_ids, prompt_mask)
+        limits = tokens_left(prefixes, len(rows), max_new_tokens)
         options = self._options(
-            max_new_tokens=max_new_tokens,
             temperature=0.0 if greedy else policy.temperature,
             top_p=1.0 if greedy else policy.top_p,
             stops=policy.backbone.stop_ids.tolist(),
@@ -169,18 +172,18 @@ class VLLMServerEngine(Engine):
             options["model"] = self._adapters.present[policy.name].name
         with ThreadPoolExecutor(min(len(rows), CONCURRENT)) as pool:
             sampled = pool.map(
-                lambda row, seed: self._client.complete(row, seed=seed, **options),
+                lambda row, limit, seed: self._client.complete(
+                    row, max_tokens=limit, seed=seed, **options
+                ),
                 rows,
+                limits,
                 row_seeds(uniforms),
             )
-            return pack(policy, prompt_ids, prompt_mask, list(sampled), max_new_tokens)
+            return pack(policy, prompt_ids, prompt_mask, list(sampled), limits)
 
     @staticmethod
-    def _options(
-        *, max_new_tokens: int, temperature: float, top_p: float, stops: list[int]
-    ) -> dict[str, Any]:
+    def _options(*, temperature: float, top_p: float, stops: list[int]) -> dict[str, Any]:
         return {
-            "max_tokens": max_new_tokens,
             "temperature": temperature,
             "top_p": top_p,
             # Whatever is left out is filled from the model's generation_config.json, which may cut

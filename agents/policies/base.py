@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.models.backbone import Backbone
+from agents.policies.prefixes import Prefixes
 from agents.types import Generation, TokenBatch
 
 
@@ -72,7 +73,12 @@ class Policy(Protocol):
         """Return what it trains, by name."""
         ...
 
-    def encode(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        prefixes: Prefixes | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Tokenize prompts to ids and mask, both (B, L), padded on the left."""
         ...
 
@@ -83,9 +89,10 @@ class Policy(Protocol):
         max_new_tokens: int,
         generator: torch.Generator | None = None,
         uniforms: Tensor | None = None,
+        prefixes: Prefixes | None = None,
         greedy: bool = False,
     ) -> Generated:
-        """Sample one response to each prompt."""
+        """Sample one response to each prompt, or the rest of one."""
         ...
 
     def score(self, tokens: TokenBatch, ref_hidden: Tensor) -> Scores:

@@ -61,7 +61,14 @@ def can_record(backbone: Backbone, new_tokens: int) -> bool:
 
 
 def decode_stepwise(
-    backbone: Backbone, name: str | None, ids: Tensor, mask: Tensor, uniforms: Tensor, pick: Pick
+    backbone: Backbone,
+    name: str | None,
+    ids: Tensor,
+    mask: Tensor,
+    uniforms: Tensor,
+    pick: Pick,
+    *,
+    limits: Tensor,
 ) -> Decoded:
     """Sample responses with a cache that grows.
 
@@ -72,6 +79,7 @@ def decode_stepwise(
         mask: (B, L) bool, True where they are not padded.
         uniforms: (B, T) the randomness of each token.
         pick: takes a token; called once for each place, in order.
+        limits: (B,) the most tokens of each, from 1 to T.
     """
     cache = backbone.new_cache()
     positions = token_positions(mask)
@@ -81,7 +89,7 @@ def decode_stepwise(
         hidden = backbone.hidden(name, ids, mask, positions, cache)[:, -1]
         tokens, chosen = pick(backbone.logits(name, hidden), uniforms[:, t])
         columns.append((tokens, chosen, alive))
-        alive = alive & ~torch.isin(tokens, backbone.stop_ids)
+        alive = alive & ~torch.isin(tokens, backbone.stop_ids) & (limits > t + 1)
         if not backbone.any_alive(alive):
             break
         ids = tokens[:, None]
@@ -98,6 +106,7 @@ def decode_recorded(
     uniforms: Tensor,
     pick: Pick,
     *,
+    limits: Tensor,
     record: bool = True,
 ) -> Decoded:
     """Sample responses with a cache of fixed size, by a step that reads and writes fixed tensors.
@@ -109,10 +118,11 @@ def decode_recorded(
         mask: (B, L) bool, True where they are not padded.
         uniforms: (B, T) the randomness of each token.
         pick: takes a token; without state, for it is recorded.
+        limits: (B,) the most tokens of each, from 1 to T; as many steps are taken as the largest.
         record: False runs every step as it is, which needs no GPU.
     """
-    steps = uniforms.shape[1]
-    step = _FixedStep(backbone, name, ids, mask, uniforms=uniforms, pick=pick)
+    steps = int(limits.max())
+    step = _FixedStep(backbone, name, ids, mask, uniforms=uniforms[:, :steps], pick=pick)
     replay = step.run
     for t in range(1, steps):
         if t == 2 and record:
@@ -121,8 +131,8 @@ def decode_recorded(
         if t % _LOOK_EVERY == 0 and bool(_ends(step.tokens[:, :t], backbone).any(1).all()):
             break
     ended = _ends(step.tokens, backbone).long().cumsum(1)
-    kept = torch.ones_like(step.tokens, dtype=torch.bool)
-    kept[:, 1:] = ended[:, :-1] == 0
+    kept = torch.arange(steps, device=backbone.device)[None] < limits[:, None]
+    kept[:, 1:] &= ended[:, :-1] == 0
     longest = int(kept.sum(1).max())
     return Decoded(step.tokens[:, :longest], step.log_probs[:, :longest], kept[:, :longest])
 

@@ -16,6 +16,7 @@ from agents.models.chat import prompt_ids
 from agents.models.kernels import row_blocks, score_tokens
 from agents.policies.base import Generated, Scores
 from agents.policies.decoding import Pick, can_record, decode_recorded, decode_stepwise
+from agents.policies.prefixes import Prefixes, check_prefixes, tokens_left
 from agents.policies.sampling import draw, draw_uniforms
 from agents.types import Generation, TokenBatch
 from cory_env.tokenization import TransformersCodec
@@ -52,36 +53,41 @@ class LLMPolicy:
         assert self.learns, f"{self.name} does not learn"
         return self.backbone.parameters(self.name)
 
-    def encode(self, prompts: Sequence[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        prefixes: Prefixes | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Tokenize prompts to ids and mask, both (B, L), padded on the left.
 
         Chat models read a prompt as a user's message.
 
+        Args:
+            prompts: B texts.
+            max_new_tokens: T, the longest response.
+            prefixes: (B,) first tokens of the responses, which come behind the prompts.
+
         Raises:
-            ValueError: if a prompt has no token, or does not leave room for the response.
+            ValueError: if a prompt has no token, or does not leave room for the response; or if
+                there is nothing to say behind a prefix.
         """
         backbone = self.backbone
         rows = prompt_ids(backbone.tokenizer, prompts)
         if not rows or not all(rows):
             raise ValueError(f"Expected prompts of at least one token, got {list(prompts)[:3]!r}.")
+        longest = max(range(len(rows)), key=lambda row: len(rows[row]))
+        if len(rows[longest]) + max_new_tokens > backbone.context:
+            raise ValueError(
+                _too_long(prompts[longest], len(rows[longest]), max_new_tokens, backbone.context)
+            )
+        if prefixes is not None:
+            check_prefixes(prefixes, len(rows), max_new_tokens, backbone.stop_ids.tolist())
+            rows = [[*row, *prefix] for row, prefix in zip(rows, prefixes, strict=True)]
         batch = backbone.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()  # type: ignore[union-attr]
-        lengths = mask.sum(1)
-        longest = int(lengths.argmax())
         if int(ids.max()) >= backbone.rows:
             raise ValueError(_unknown_token(backbone, int(ids.max())))
-        if int(lengths[longest]) + max_new_tokens > backbone.context:
-            room = backbone.context - int(lengths[longest])
-            mend = (
-                f"lower max_new_tokens to {room}, or shorten the query"
-                if room > 0
-                else ("shorten the query")
-            )
-            raise ValueError(
-                f"Expected a prompt and max_new_tokens={max_new_tokens} to fit the model's context "
-                f"of {backbone.context} tokens, got a prompt of {int(lengths[longest])} tokens, "
-                f"{prompts[longest][:60]!r}…: {mend}."
-            )
         return ids.long().to(backbone.device), mask.to(backbone.device)
 
     @torch.no_grad()
@@ -92,19 +98,24 @@ class LLMPolicy:
         max_new_tokens: int,
         generator: torch.Generator | None = None,
         uniforms: Tensor | None = None,
+        prefixes: Prefixes | None = None,
         greedy: bool = False,
     ) -> Generated:
-        """Sample one response to each prompt.
+        """Sample one response to each prompt, or the rest of one.
 
         Args:
             prompts: B texts.
             max_new_tokens: T, the longest response, its end token included.
             generator: source of randomness, on the CPU; a freshly seeded one if None.
-            uniforms: (B, T) from `draw_uniforms` instead of a generator.
+            uniforms: (B, T) from `draw_uniforms` instead of a generator; its first column is for
+                the first token that is sampled.
+            prefixes: (B,) first tokens of the responses, which count among the T; each shorter
+                than T and without an end token. The rest is sampled behind prompt and prefix.
             greedy: take the most probable token instead of sampling.
 
         Returns:
-            B texts without end tokens, and their tokens with the log-probs they were sampled with.
+            B texts without end tokens, and their tokens with the log-probs they were sampled with:
+            what is new, behind the prompts with their prefixes.
         """
         if uniforms is None:
             uniforms = draw_uniforms(len(prompts), max_new_tokens, generator)
@@ -115,10 +126,12 @@ class LLMPolicy:
             )
         backbone, tokenizer = self.backbone, self.backbone.tokenizer
         uniforms = uniforms[:, :max_new_tokens].to(backbone.device)
-        given_ids, given_mask = self.encode(prompts, max_new_tokens)
+        given_ids, given_mask = self.encode(prompts, max_new_tokens, prefixes)
+        limits = torch.tensor(tokens_left(prefixes, len(prompts), max_new_tokens))
         decode = decode_recorded if can_record(backbone, max_new_tokens) else decode_stepwise
         tokens, chosen, kept = decode(
-            backbone, self.adapter, given_ids, given_mask, uniforms, self._pick(greedy)
+            *(backbone, self.adapter, given_ids, given_mask, uniforms, self._pick(greedy)),
+            limits=limits.to(backbone.device),
         )
         generation = Generation(
             prompt_ids=given_ids,
@@ -233,6 +246,16 @@ class LLMPolicy:
         log_probs = self._log_softmax(self.backbone.logits(self.adapter, hidden))
         token = draw(log_probs, draw_uniforms(1, 1, generator)[:, 0].to(log_probs.device))[0]
         return int(token), float(log_probs[0, token])
+
+
+def _too_long(prompt: str, length: int, max_new_tokens: int, context: int) -> str:
+    room = context - length
+    lower = f"lower max_new_tokens to {room}, or " if room > 0 else ""
+    return (
+        f"Expected a prompt and max_new_tokens={max_new_tokens} to fit the model's context of "
+        f"{context} tokens, got a prompt of {length} tokens, {prompt[:60]!r}…: {lower}shorten the "
+        "query."
+    )
 
 
 def _unknown_token(backbone: Backbone, token: int) -> str:

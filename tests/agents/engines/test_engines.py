@@ -320,6 +320,43 @@ def test_any_text_goes_there_and_back_as_the_same_tokens(tmp_path):
     assert torch.equal(found.tokens.response_ids, expected.tokens.response_ids)
 
 
+def kept_ids(tokens):
+    rows = zip(tokens.response_ids, tokens.response_mask, strict=True)
+    return [ids[mask].tolist() for ids, mask in rows]
+
+
+def assert_rests_are_greedy(engine, policy):
+    """Behind every prefix of a greedy response comes its rest, in requests of what is left."""
+    options = {"max_new_tokens": 3, "uniforms": uniforms(4), "greedy": True}
+    engine.sync(policy)
+    whole = engine.generate(policy, PROMPTS, **options).tokens
+    rows = kept_ids(whole)
+    cuts = [min(cut, len(row) - 1) for cut, row in zip([0, 1, 2, 1], rows, strict=True)]
+    assert len(set(cuts)) == 3
+    prefixes = [row[:cut] for row, cut in zip(rows, cuts, strict=True)]
+    rest = engine.generate(policy, PROMPTS, prefixes=prefixes, **options).tokens
+    assert kept_ids(rest) == [row[cut:] for row, cut in zip(rows, cuts, strict=True)]
+    return cuts
+
+
+def test_a_server_continues_a_response_from_any_cut(url, fake, tmp_path):
+    cuts = assert_rests_are_greedy(connect(url, fake, tmp_path), moved_policy(fake.model, moved=1))
+    asked = {len(b["prompt"]): b["max_tokens"] for b in fake.bodies("/v1/completions")[4:]}
+    lengths = [len(prompt) + cut for prompt, cut in zip(PROMPTS, cuts, strict=True)]
+    assert asked == {n: 3 - cut for n, cut in zip(lengths, cuts, strict=True)}
+
+
+def test_a_rest_that_is_too_long_for_its_response_is_not_believed(url, fake, tmp_path):
+    policy = moved_policy(fake.model)
+    engine = connect(url, fake, tmp_path)
+    engine.sync(policy)
+    fake.spoil = change_choice(token_ids=[1, 1], token_logprobs=[-1.0] * 2)
+    with pytest.raises(EngineError, match="Expected 1 to 1 token ids"):
+        engine.generate(
+            policy, PROMPTS[:1], max_new_tokens=3, uniforms=uniforms(1), prefixes=[[1, 1]]
+        )
+
+
 # --- what is not believed -------------------------------------------------------------------------
 
 
@@ -851,6 +888,13 @@ def test_a_row_is_sampled_by_its_own_seed_in_the_process_too(local_config, stand
     assert all(body["ignore_eos"] and body["stop_token_ids"] == [end] for body in bodies)
     trainer.engine.generate(policy, PROMPTS, max_new_tokens=3, uniforms=draws, greedy=True)
     assert fake.bodies("/v1/completions")[-1]["temperature"] == 0.0
+
+
+def test_vllm_in_the_process_continues_a_response_from_any_cut(local_config, stand_in, fake):
+    trainer = start(local_config())
+    policy = moved_policy(fake.model, moved=1)
+    cuts = assert_rests_are_greedy(trainer.engine, policy)
+    assert [b["max_tokens"] for b in fake.bodies("/v1/completions")[4:]] == [3 - c for c in cuts]
 
 
 def test_vllm_that_fails_in_the_process_is_one_line(local_config, stand_in, fake, monkeypatch):

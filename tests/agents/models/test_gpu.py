@@ -39,7 +39,9 @@ def test_a_recorded_step_samples_what_single_steps_sample(kind, adapter):
     uniforms = draw_uniforms(len(PROMPTS), 40, torch.Generator().manual_seed(1)).to(GPU)
     for name in ("llm_0", None):
         common = (policy.backbone, name, ids, mask, uniforms, policy._pick(False))
-        slow, fast = decode_stepwise(*common), decode_recorded(*common)
+        limits = torch.full((len(ids),), 40, device=GPU)
+        slow = decode_stepwise(*common, limits=limits)
+        fast = decode_recorded(*common, limits=limits)
         assert fast.kept.tolist() == slow.kept.tolist()
         assert (fast.tokens * fast.kept).tolist() == (slow.tokens * slow.kept).tolist()
         # Other kernels for other lengths: float32 in another order.

@@ -94,8 +94,9 @@ def test_greedy_and_recorded_sampling_take_only_tokens(kind):
     assert set(tokens.response_ids.flatten().tolist()) <= set(KNOWN[kind])
     ids, mask = policy.encode(ASKED[kind], 6)
     uniforms = draw_uniforms(len(ids), 6, torch.Generator().manual_seed(0))
+    limits = torch.full((len(ids),), 6)
     drawn = decode_recorded(
-        backbone, "llm_0", ids, mask, uniforms, policy._pick(False), record=False
+        *(backbone, "llm_0", ids, mask, uniforms, policy._pick(False)), limits=limits, record=False
     )
     assert set(drawn.tokens.flatten().tolist()) <= set(KNOWN[kind])
 

@@ -17,13 +17,17 @@ PROMPTS = ["Once upon a time", "Tim", "The little dog was very", "A"]
 FULL_ATTENTION = [k for k in KINDS if k not in ("gemma2", "gemma3", "mistral", "bloom")]
 
 
-def both_ways(policy, steps, *, greedy=False):
+def both_ways(policy, steps, *, greedy=False, limits=None):
     """What the two ways sample; log-probs without those of tokens that are not kept."""
     ids, mask = policy.encode(PROMPTS, steps)
     uniforms = draw_uniforms(len(PROMPTS), steps, torch.Generator().manual_seed(1))
     common = (policy.backbone, policy.adapter, ids, mask, uniforms, policy._pick(greedy))
+    limits = torch.tensor(limits or [steps] * len(PROMPTS))
     with torch.no_grad():
-        results = decode_stepwise(*common), decode_recorded(*common, record=False)
+        results = (
+            decode_stepwise(*common, limits=limits),
+            decode_recorded(*common, limits=limits, record=False),
+        )
     return [
         (r.tokens.masked_fill(~r.kept, 0), r.log_probs.masked_fill(~r.kept, 0), r.kept)
         for r in results
@@ -58,6 +62,19 @@ def test_responses_that_end_early_end_both_ways(steps, likely):
         lengths = results[0][2].sum(1)
         assert len(lengths.unique()) > 1
         assert lengths.max() < 16
+
+
+@pytest.mark.parametrize("limits", [[1, 5, 3, 12], [2, 2, 1, 1]])
+def test_each_response_keeps_to_its_own_limit_both_ways(limits):
+    backbone = model_backbone("llama")
+    policy = LLMPolicy(name="llm_0", backbone=backbone, temperature=5.0)
+    (free, _, kept), _ = both_ways(policy, 12)
+    found = both_ways(policy, 12, limits=limits)
+    assert_alike(found)
+    tokens, _, cut = found[0]
+    assert cut.sum(1).tolist() == torch.minimum(kept.sum(1), torch.tensor(limits)).tolist()
+    assert tokens.shape[1] == max(cut.sum(1))
+    assert torch.equal(tokens[cut], free[:, : tokens.shape[1]][cut])
 
 
 def test_the_greedy_token_and_the_nucleus_are_taken_both_ways():

@@ -18,6 +18,7 @@ from agents.policies.llm import LLMPolicy, response_hidden
 from agents.policies.sampling import draw, draw_uniforms
 from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import every_response, reference_hidden, tiny_backbone, token_batch
+from tests.agents.small_models import model_backbone
 
 PROMPTS = ["ab>", "=", "ba,ab=", "aa>"]
 # float32 summed in another order (cached or not, padded or not) differs in the last digits
@@ -205,6 +206,60 @@ def test_greedy_takes_the_most_probable_token():
     every = token_batch(backbone, ["ab>"] * 6, [[i] for i in range(6)])
     scores = policy.score(every, reference_hidden(backbone, every))
     assert int(tokens.response_ids[0, 0]) == int(scores.log_probs[:, 0].argmax())
+
+
+def rests(policy, tokens, uniforms, cuts):
+    """What a policy says behind the first tokens of responses, with what is left of their
+    randomness: the rests, their log-probs, and what they should be."""
+    length = uniforms.shape[1]
+    responses = [
+        r[m].tolist() for r, m in zip(tokens.response_ids, tokens.response_mask, strict=True)
+    ]
+    rows = [row for row, cut in enumerate(cuts) if cut < len(responses[row])]
+    shifted = torch.stack([uniforms[row].roll(-cuts[row]) for row in rows])
+    _, found = policy.generate(
+        [PROMPTS[row % 4] for row in rows],
+        max_new_tokens=length,
+        uniforms=shifted,
+        prefixes=[responses[row][: cuts[row]] for row in rows],
+    )
+    said = [r[m].tolist() for r, m in zip(found.response_ids, found.response_mask, strict=True)]
+    sampled = [p[m] for p, m in zip(found.sampled_log_probs, found.response_mask, strict=True)]
+    before = [tokens.sampled_log_probs[row, cuts[row] : len(responses[row])] for row in rows]
+    return said, [responses[row][cuts[row] :] for row in rows], sampled, before
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma3", "bloom"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_response_that_is_continued_from_any_cut_is_the_response(kind, mixed):
+    """Alone, and beside others that are cut elsewhere and so are padded by other widths."""
+    backbone, length = model_backbone(kind, moved=0.05), 6
+    backbone.stop_ids = torch.arange(0, 512, 16)
+    policy = LLMPolicy(name="llm_0", backbone=backbone, temperature=1.5)
+    uniforms = draw_uniforms(8, length, torch.Generator().manual_seed(2))
+    _, tokens = policy.generate(PROMPTS * 2, max_new_tokens=length, uniforms=uniforms)
+    assert len(tokens.response_mask.sum(1).unique()) > 1, "all responses are as long"
+    for cut in range(length):
+        cuts = [(cut + row) % length for row in range(8)] if mixed else [cut] * 8
+        found, expected, log_probs, before = rests(policy, tokens, uniforms, cuts)
+        assert found == expected
+        for one, other in zip(log_probs, before, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)  # float32, other sums
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "message"),
+    [
+        ([[1, 1], []], "fewer than max_new_tokens=2 tokens.*got 2"),
+        ([[0], []], "none of which ends a response, got 1"),
+        ([[1]], "a prefix for each of 2 prompts, got 1"),
+        ([[99], []], "tokens that the model has a row for"),
+    ],
+)
+def test_a_prefix_behind_which_nothing_can_come_is_refused(prefixes, message):
+    policy = LLMPolicy(name="llm_0", backbone=tiny_backbone())
+    with pytest.raises(ValueError, match=message):
+        policy.generate(["ab>", "a"], max_new_tokens=2, prefixes=prefixes)
 
 
 def test_a_text_for_which_there_is_only_the_end_token_is_refused():

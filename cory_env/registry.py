@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from cory_env.names import check_arguments, unknown_name
 from cory_env.rewards.answer import AnswerReward
+from cory_env.rewards.scored import ScoredReward
 from cory_env.rewards.sentiment import SentimentReward
 from cory_env.rewards.toy import MatchReward
 from cory_env.task import Task
@@ -43,16 +45,25 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
         group: of the entry points of distributions, such as `cory_env.tasks`.
         entries: the built-in ones; a text is `module:attribute`, imported when it is asked for.
         base: `module:class` that all entries are subclasses of; empty for no class.
+        families: `module:attribute` of what makes entries by the name behind a prefix: that of `rg`
+            is called with `chain_sum`, and what the entry is called with, for `rg:chain_sum`.
     """
 
     def __init__(
-        self, kind: str, group: str, entries: Mapping[str, _Entry | str], *, base: str = ""
+        self,
+        kind: str,
+        group: str,
+        entries: Mapping[str, _Entry | str],
+        *,
+        base: str = "",
+        families: Mapping[str, str] | None = None,
     ) -> None:
         self.kind = kind
         self.group = group
         self.base = base
         self.article = "an" if kind[0] in "aeiou" else "a"
         self._entries: dict[str, Any] = dict(entries)
+        self._families = {f"{prefix}:NAME": entry for prefix, entry in (families or {}).items()}
 
     def __getitem__(self, name: str) -> _Entry:
         entry = self._entries[name]
@@ -90,8 +101,12 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
         return add
 
     def known(self) -> list[str]:
-        """Return all names, those of installed distributions included; imports none of them."""
-        return list(dict.fromkeys([*self._entries, *sorted(self._installed().names)]))
+        """Return all names, those of installed distributions included; imports none of them.
+
+        A family is one name, such as `rg:NAME`.
+        """
+        names = [*self._entries, *self._families, *sorted(self._installed().names)]
+        return list(dict.fromkeys(names))
 
     def check(self, name: str, mend: str = "") -> None:
         """Check that there is an entry of a name, without importing it.
@@ -103,7 +118,7 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
         Raises:
             ValueError: if not; says which name was probably meant.
         """
-        if name in self._entries or name in self.known():
+        if name in self._entries or self._family(name) or name in self.known():
             return
         raise ValueError(unknown_name(f"{self.article} {self.kind}", self.known(), name, mend=mend))
 
@@ -113,6 +128,8 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
         Raises:
             ValueError: if there is none, or it is none of its kind, or its distribution is broken.
         """
+        if name not in self._entries and (family := self._family(name)):
+            return partial(_import(family), name.partition(":")[2])  # type: ignore[return-value]
         if name not in self._entries:
             self.check(name)
             found = [point for point in self._installed() if point.name == name]
@@ -133,7 +150,7 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
 
         Empty for what an installed distribution brings and has not been asked for yet.
         """
-        entry = self._entries.get(name, "")
+        entry = self._entries.get(name, self._families.get(name, ""))
         text = _docstring(entry) if isinstance(entry, str) else entry.__doc__
         return (text or "").strip().partition("\n")[0]
 
@@ -152,6 +169,11 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
         """Return an entry as it stands here: `module:attribute` if nobody has asked for it yet."""
         return self._entries.get(name)
 
+    def _family(self, name: str) -> str:
+        """Return what makes the entries of a name with a prefix; empty for other names."""
+        prefix, colon, _ = name.partition(":")
+        return self._families.get(f"{prefix}:NAME", "") if colon else ""
+
     def _installed(self) -> EntryPoints:
         return entry_points(group=self.group)
 
@@ -160,12 +182,18 @@ TASKS: Registry[Callable[..., Task]] = Registry(
     "task",
     "cory_env.tasks",
     {"arithmetic": ArithmeticTask, "gsm8k": Gsm8kTask, "imdb": ImdbTask, "toy": ToyTask},
+    families={"rg": "cory_env.tasks.reasoning_gym:ReasoningGymTask"},
 )
 """Factories, called as `factory(split=…, **options)`."""
 REWARDS: Registry[Callable[[], Reward]] = Registry(
     "reward",
     "cory_env.rewards",
-    {"answer": AnswerReward, "match": MatchReward, "sentiment": SentimentReward},
+    {
+        "answer": AnswerReward,
+        "match": MatchReward,
+        "scored": ScoredReward,
+        "sentiment": SentimentReward,
+    },
 )
 """Factories, called without arguments."""
 

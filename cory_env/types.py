@@ -6,8 +6,8 @@ tokens, T response tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,14 @@ class Example:
 
     def __deepcopy__(self, memo: object) -> Example:
         return self  # nothing in it can change, and tasks hold thousands
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredExample(Example):
+    """A task item that brings what scores its responses: see the reward `scored`."""
+
+    scorer: Callable[[str], float] = field(kw_only=True, compare=False, repr=False)
+    """From a response to its score."""
 
 
 @dataclass(frozen=True, slots=True)

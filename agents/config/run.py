@@ -38,7 +38,7 @@ class RunConfig(Options):
     algorithm: Annotated[str, named(ALGORITHMS)] = "mappo"
     """How policies learn; it brings fields of its own."""
     out: Annotated[str, MAY_CHANGE] = ""
-    """Run folder; empty for runs/TASK."""
+    """Run folder; empty for runs/TASK (a `-` for its colon)."""
     seed: Annotated[int, AtLeast(0)] = 0
     """Seeds queries, adapters, critics and sampling; >= 0."""
     iterations: Annotated[int, AtLeast(1), MAY_CHANGE] = 45
@@ -247,7 +247,7 @@ class RunConfig(Options):
     @property
     def run_folder(self) -> Path:
         """Where the run is written."""
-        return Path(self.out or f"runs/{self.task}")
+        return Path(self.out or f"runs/{self.task.replace(':', '-')}")
 
     @property
     def sharing(self) -> Any:

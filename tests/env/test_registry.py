@@ -90,7 +90,7 @@ def test_a_plug_in_is_loaded_when_it_is_asked_for_and_not_before(install):
 
 def test_installed_names_are_listed(install):
     install("cory-parrots", ENTRY_POINTS)
-    assert sorted(TASKS.known()) == sorted([*TASKS, "parrot"])
+    assert sorted(TASKS.known()) == sorted([*TASKS, "rg:NAME", "parrot"])
     assert sorted(REWARDS.known()) == sorted([*REWARDS, "echo"])
     with pytest.raises(ValueError, match=r"parrot\), got 'parot': did you mean parrot\?"):
         cory_env.make_task("parot")

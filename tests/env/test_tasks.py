@@ -306,7 +306,7 @@ def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match=r"imdb, toy.*got 'imbd': did you mean imdb\?"):
         cory_env.make_task("imbd")
     with pytest.raises(
-        ValueError, match=r"match, sentiment.*got 'sentimant': did you mean sentiment\?"
+        ValueError, match=r"match, scored, sentiment.*got 'sentimant': did you mean sentiment\?"
     ):
         cory_env.make_reward("sentimant")
     for name in TASKS:

@@ -176,8 +176,7 @@ def read_trajectory(folder: Path) -> Trajectory:
     rows = {
         f"iteration {row['iteration']}, {key}": value
         for row in metrics
-        for key, value in row.items()
-        if not TIMES.search(key)
+        for key, value in timeless(row).items()
     }
     for row in read_lines(folder / "histograms.jsonl"):
         for key, counts in row["counts"].items():
@@ -202,6 +201,12 @@ def read_trajectory(folder: Path) -> Trajectory:
         for name, digest in digests(path).items()
     }
     return Trajectory(rows, texts, tensors, len(metrics))
+
+
+def timeless(row: Mapping[str, object]) -> dict:
+    """Return what does not depend on the clock of a row, or of the state of a run."""
+    kept = {key: value for key, value in row.items() if not TIMES.search(key)}
+    return {k: timeless(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
 
 
 def read_lines(path: Path) -> list[dict]:

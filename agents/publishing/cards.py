@@ -22,7 +22,7 @@ from agents.models.gguf import is_gguf
 from agents.records.objects import read_object
 from agents.records.rows import policy_names, printable, write_atomically
 from agents.records.view import RunFiles, read_run
-from agents.reports.html import evaluation_rows, interval_of, rate_columns
+from agents.reports.html import cost_facts, evaluation_rows, interval_of, rate_columns
 from agents.reports.svg import curves_png
 
 _COLUMNS = {"reward": "task reward", "kl": "KL, nats", "combined": "reward − η KL"}
@@ -193,7 +193,8 @@ def _card(run: RunFiles, folder: Path, address: str, base: str) -> str:
         *(_loading_elsewhere(model, address) if is_adapter else ()),
         *_figures(run.evaluation),
         *_samples(run, folder.name),
-        "## Training\n\n![Task reward, KL and combined reward](curves.png)",
+        f"## Training\n\n![Task reward, KL and combined reward](curves.png)\n\n"
+        f"The run: {', '.join(cost_facts(run.rows))}.",
         _limits(run, folder.name),
         _configuration(run.config),
     ]

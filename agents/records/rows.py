@@ -17,13 +17,16 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TypedDict, cast
 
+from agents.ledger import COSTS, Costs, total_of
+
 MetricValue = float | int | str | None
 
 
 MetricRow = dict[str, MetricValue]
 """One iteration.
 
-`iteration` (from 0), the `seconds` it took, `tokens_per_second`, and per policy `llm_i/<metric>`.
+`iteration` (from 0), the `seconds` it took, `tokens_per_second`, what the run has cost up to then
+(`<cost>_total`, see `agents.ledger.Costs`), and per policy `llm_i/<metric>`.
 """
 
 
@@ -166,6 +169,13 @@ def by_role(rows: Sequence[MetricRow]) -> tuple[list[str], list[MetricRow]]:
         renamed.append({f"{roles.get(n, n)}{slash}{rest}": v for (n, slash, rest), v in keys})
     roles = policy_names(renamed)
     return sorted(roles, key=lambda role: role.startswith("observer")), renamed
+
+
+def costs(rows: Sequence[Mapping[str, object]]) -> Costs | None:
+    """What a run has cost, by its last row; None where that does not say."""
+    last = {cost: rows[-1].get(total_of(cost)) for cost in COSTS} if rows else {}
+    known = {cost: value for cost, value in last.items() if isinstance(value, int | float)}
+    return Costs(**known) if len(known) == len(COSTS) else None  # type: ignore[arg-type]
 
 
 def number(row: Mapping[str, object], key: str) -> float:

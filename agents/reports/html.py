@@ -13,10 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from agents.records.rows import (
-    number,
-    printable,
-)
+from agents.records.rows import costs, number, printable
 from agents.reports.svg import NUM_COLOURS
 
 _STYLESHEET = Path(__file__).with_name("report.css")
@@ -134,6 +131,18 @@ def escaped(value: object) -> str:
 def value_text(value: object) -> str:
     """Return a value of a configuration as it is written in JSON, texts without quotes."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def cost_facts(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Say what a run has cost up to its last row, seconds left out."""
+    spent = costs(rows)
+    if spent is None:
+        return ["costs unknown: made by a version that did not count them"]
+    return [
+        f"{spent.responses:,} responses of {spent.tokens:,} tokens",
+        f"{spent.reward_calls:,} rewards",
+        f"{spent.update_tokens:,} tokens in updates",
+    ]
 
 
 def rounded(value: float) -> str:

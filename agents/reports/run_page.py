@@ -29,6 +29,7 @@ from agents.reports.html import (
     EVALUATION_COLUMNS,
     colour_class,
     column_scale,
+    cost_facts,
     document,
     escaped,
     evaluation_rows,
@@ -130,6 +131,7 @@ def _header(name: str, config: Mapping[str, object], rows: Sequence[MetricRow]) 
         facts.append(wall_time(finite_sum(number(row, "seconds") for row in rows)))
         rate = finite_mean(number(row, "tokens_per_second") for row in rows)
         facts += [] if math.isnan(rate) else [f"{rate:,.0f} tokens/s"]
+        facts += cost_facts(rows)
     badge = "" if finished else ' <span class="badge">unfinished</span>'
     return (
         f'<header>\n<p class="eyebrow">Run {escaped(name)}</p>\n'

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agents.engines.base import Engine
 from agents.engines.builtin import BuiltinEngine
+from agents.ledger import Ledger
 from agents.policies.base import Policy
 from agents.rollouts.credit import split_credit
 from agents.types import Generation, Rollout, Turn
@@ -26,6 +27,7 @@ def collect(
     uniforms: Mapping[str, Tensor],
     *,
     engine: Engine | None = None,
+    ledger: Ledger | None = None,
     examples: Sequence[Example] | None = None,
     causal_credit: bool = True,
     greedy: bool = False,
@@ -38,6 +40,7 @@ def collect(
         policies: who plays each role.
         uniforms: the randomness of each role's responses, (B, T) from `draw_uniforms`.
         engine: what generates; None for the policies themselves.
+        ledger: of the costs; None if nobody counts them.
         examples: (B,) what to ask; None to draw from the task.
         causal_credit: leave out of an agent's reward what was decided before its turn.
         greedy: take the most probable tokens.
@@ -59,6 +62,10 @@ def collect(
         tokens = generated.tokens
         rows = zip(tokens.response_ids.tolist(), tokens.response_mask.sum(1).tolist(), strict=True)
         prompts = games.step([rules.response(ids[:length], role) for ids, length in rows])
+    if ledger:
+        asked = len(played) * games.num_envs
+        lengths = sum(int(tokens.response_mask.sum()) for _, _, tokens in played)
+        ledger.add(responses=asked, tokens=lengths, reward_calls=asked)
     names = {role: policy.name for role, policy in policies.items()}
     return Rollout(
         turns=tuple(_paid_turns(games, names, played, causal_credit)),

@@ -7,14 +7,21 @@ policies of one run are not independent, so intervals and tests are over seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypedDict
 
 import numpy as np
 from rich.console import Console
 
-from agents.maths.figures import finite_sum
 from agents.maths.statistics import bootstrap_interval, hypervolume, sign_flip_p
-from agents.records.rows import REFERENCE, MetricRow, is_reference, number, policy_names
+from agents.records.rows import (
+    REFERENCE,
+    MetricRow,
+    costs,
+    is_reference,
+    number,
+    policy_names,
+)
 from agents.studies.plan import Job
 from agents.terminal.tables import Column, stacked
 
@@ -47,8 +54,9 @@ class Outcome(TypedDict):
     path: list[tuple[float, float]]
     """(reward, KL) of each policy along training, while it was the pioneer: where it would have
     been had it stopped early. Means of so many iterations in a row as `BLOCK`."""
-    seconds: float
-    """Of all iterations."""
+    costs: dict[str, float] | None
+    """Totals of the run by the names of `agents.ledger.Costs`; None if it was made by a version
+    that did not count them."""
 
 
 def read_outcome(job: Job) -> Outcome:
@@ -69,7 +77,7 @@ def read_outcome(job: Job) -> Outcome:
         reference=reference,
         collapsed=[name for name, figures in policies.items() if _collapsed(figures, reference)],
         path=training_path(rows),
-        seconds=finite_sum(number(row, "seconds") for row in rows),
+        costs=asdict(spent) if (spent := costs(rows)) else None,
     )
 
 

@@ -18,6 +18,7 @@ from agents.config.algorithm import CriticConfig
 from agents.config.run import RunConfig
 from agents.distributed.sharding import clip_gradients, spread_like
 from agents.distributed.world import World
+from agents.ledger import Ledger
 from agents.maths.losses import Totals
 from agents.maths.schedules import schedule_factor, stratified_order
 from agents.policies.weights import check_policy_tensors
@@ -33,13 +34,19 @@ class Learner:
     """The optimizers of policies and critics, and the steps that they take."""
 
     def __init__(
-        self, config: RunConfig, algorithm: Algorithm, world: World, histograms: Histograms
+        self,
+        config: RunConfig,
+        algorithm: Algorithm,
+        world: World,
+        histograms: Histograms,
+        ledger: Ledger,
     ):
         """Make an optimizer for every policy and every critic of an algorithm."""
         self.config = config
         self.algorithm = algorithm
         self.world = world
         self.histograms = histograms
+        self.ledger = ledger
         self.policies, self.critics = algorithm.policies, algorithm.critics
         self.owners = list(dict.fromkeys(critic.owner for critic in self.critics.values()))
         """The first policy of each critic: its name among the optimizers and in checkpoints."""
@@ -114,6 +121,7 @@ class Learner:
                 for rows in order
             ]
             history += steps
+            self.ledger.add(update_tokens=int(batch.response_mask.sum()))
             step_kl = float(torch.stack([step["approx_kl"] for step in steps]).mean())
             if limit is not None and step_kl > limit:
                 break

@@ -23,6 +23,7 @@ from agents.engines.base import Engine
 from agents.engines.builtin import BuiltinEngine
 from agents.errors import EngineError
 from agents.evaluation.samples import NUM_SAMPLE_QUERIES
+from agents.ledger import Ledger
 from agents.maths.advantages import explained_variance
 from agents.maths.figures import distinct_2
 from agents.parts import Parts
@@ -65,7 +66,8 @@ class Trainer:
             self.world,
         )
         self.histograms = Histograms(self.world)
-        self.learner = Learner(config, self.algorithm, self.world, self.histograms)
+        self.ledger = Ledger()
+        self.learner = Learner(config, self.algorithm, self.world, self.histograms, self.ledger)
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
         self.engine: Engine = BuiltinEngine()
 
@@ -78,13 +80,21 @@ class Trainer:
         row = self.row(rollout, prepared, learned)
         self.steer(rollout, row)
         seconds = time.perf_counter() - begun
+        self._settle(seconds)
         lengths = sum(number(row, f"{name}/response_length") for name in learned)
         return {
             "iteration": iteration,
             "seconds": seconds,
             "tokens_per_second": lengths * self.config.batch_size / seconds,
+            **self.ledger.row(),
             **row,
         }
+
+    def _settle(self, seconds: float) -> None:
+        """Add up what all processes have spent on an iteration."""
+        self.ledger.add(seconds=seconds)
+        here = torch.tensor([self.ledger.here], dtype=torch.float64)
+        self.ledger.settle(self.world.gather(here).tolist())
 
     def assign(self, iteration: int) -> dict[str, str]:
         """Return the policy of each role, in turn order."""
@@ -118,6 +128,7 @@ class Trainer:
                 {role: self.policies[name] for role, name in seats.items()},
                 uniforms,
                 engine=self.engine,
+                ledger=self.ledger,
                 examples=examples[rows],
                 causal_credit=config.algorithm_config.credit == "causal",
             )
@@ -226,6 +237,7 @@ class Trainer:
             "kl_coefs": {name: controller.coef for name, controller in self.controllers.items()},
             "algorithm": self.algorithm.state(),
             "roles": self.roles.state(),
+            "ledger": self.ledger.state(),
             **meta,
         }
 
@@ -244,6 +256,7 @@ class Trainer:
         self.algorithm.load_tensors({k.removeprefix("algorithm/"): t for k, t in own.items()})
         self.algorithm.load_state(meta["algorithm"])
         self.roles.load_state(meta["roles"])
+        self.ledger.load_state(meta.get("ledger", {}))
 
 
 def _asks(rollout: Rollout) -> dict[str, list[int]]:

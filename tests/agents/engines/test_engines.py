@@ -31,6 +31,7 @@ from agents.training.trainer import Trainer
 from cory_env import make_task
 from tests.agents.fake_vllm import FakeVLLM, Refusal, serve
 from tests.agents.fakes import flags, reference_hidden
+from tests.trajectories import timeless
 
 QUIET = Console(quiet=True)
 PROMPTS = ["abc>", "=", "ba,cab=", "hg>"]
@@ -553,7 +554,7 @@ def test_a_server_that_dies_ends_the_run_with_a_checkpoint_and_it_goes_on_to_the
     fake.fault = lambda path, count: None
     assert main(["train", "toy", "--resume", *flags(parts, "out")]) == 0
     found, expected = last_state(parts), last_state(whole)
-    assert found[1] == expected[1]
+    assert timeless(found[1]) == timeless(expected[1])
     assert all(torch.equal(found[0][key], expected[0][key]) for key in expected[0])
 
 

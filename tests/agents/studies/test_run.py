@@ -93,7 +93,7 @@ def outcome(variant: str, seed: int, reward: float, kl: float, setting: str = ""
         reference={"reward": 0.0, "kl": 0.0, "combined": 0.0, "length": 9.0, "distinct_2": 1.0},
         collapsed=[],
         path=[(reward + 3, kl)],
-        seconds=1.0,
+        costs=None,
     )  # fmt: skip
 
 

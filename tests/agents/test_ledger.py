@@ -1,0 +1,102 @@
+"""What a run has cost: counted by hand, by what is asked of model and reward, and over its life."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+from rich.console import Console
+
+from agents.ledger import COSTS, Costs, Ledger, total_of
+from agents.records.checkpoint import load_checkpoint, save_checkpoint
+from agents.records.folder import RunFolder
+from agents.records.rows import costs
+from agents.training.loop import train
+from agents.training.trainer import Trainer
+
+QUIET = Console(quiet=True)
+
+
+def test_processes_add_up_and_the_slowest_gives_the_time():
+    ledger = Ledger()
+    ledger.settle([(8, 20, 8, 40, 1.5), (8, 21, 8, 42, 2.0)])
+    ledger.settle([(1, 2, 3, 4, 0.5), (0, 0, 0, 0, 0.25)])
+    expected = Costs(responses=17, tokens=43, reward_calls=19, update_tokens=86, seconds=2.5)
+    assert ledger.totals == expected
+    assert ledger.row() == {total_of(name): value for name, value in asdict(expected).items()}
+    assert costs([{}, ledger.row()]) == expected
+    assert costs([ledger.row(), {}]) is None
+    assert costs([]) is None
+
+
+def test_what_is_added_counts_once():
+    ledger = Ledger()
+    ledger.add(responses=2, tokens=5)
+    ledger.add(tokens=1)
+    for _ in range(2):
+        ledger.settle([ledger.here])
+    assert ledger.totals == Costs(responses=2, tokens=6)
+    with pytest.raises(KeyError):
+        ledger.add(response=1)
+
+
+@pytest.mark.parametrize(("algorithm", "observers"), [("mappo", 1), ("grpo", 2), ("ppo", 0)])
+def test_a_run_counts_what_is_asked_of_its_policies_and_of_the_reward(
+    toy_config, algorithm, observers
+):
+    options = {"algorithm": algorithm, "observers": observers, "epochs": 3, "iterations": 2}
+    trainer = Trainer(toy_config(**options))
+    rules, asked, drawn = trainer.games.rules, [], []
+    reward, collect = rules.reward, trainer.collect
+
+    def counted_reward(examples, responses):
+        asked.append(len(responses))
+        return reward(examples, responses)
+
+    def watched_collect(seats):
+        drawn.append(collect(seats))
+        return drawn[-1]
+
+    object.__setattr__(rules, "reward", counted_reward)
+    trainer.collect = watched_collect
+    rows = [trainer.iterate(iteration) for iteration in range(2)]
+    tokens = [sum(int(t.tokens.response_mask.sum()) for t in rollout.turns) for rollout in drawn]
+    agents = observers + 1
+    for count, row in enumerate(rows, start=1):
+        assert row["responses_total"] == count * 8 * agents
+        assert row["tokens_total"] == sum(tokens[:count])
+        assert row["update_tokens_total"] == 3 * sum(tokens[:count])  # three epochs
+        assert row["seconds_total"] == pytest.approx(sum(r["seconds"] for r in rows[:count]))
+    assert rows[-1]["reward_calls_total"] == sum(asked)
+
+
+def test_a_step_kl_that_ends_an_update_early_costs_less(toy_config):
+    row = Trainer(toy_config(epochs=3, max_step_kl=1e-12, learning_rate=0.1)).iterate(0)
+    assert row["update_tokens_total"] == row["tokens_total"]
+
+
+def test_evaluation_and_samples_are_not_of_training_and_a_resumption_goes_on(toy_config, tmp_path):
+    plain = train(toy_config(), console=QUIET).metrics[-1]
+    options = {"evaluation_queries": 16, "sample_every": 1, "out": str(tmp_path / "other")}
+    train(toy_config(**options, iterations=3), console=QUIET)
+    rows = train(toy_config(**options), resume=True, console=QUIET).metrics
+    for name in COSTS[:-1]:
+        assert rows[-1][total_of(name)] == plain[total_of(name)] > 0
+    assert rows[-1]["seconds_total"] == pytest.approx(sum(row["seconds"] for row in rows))
+    assert "64 responses of " in (tmp_path / "other/report.html").read_text()
+    assert "64 responses of " in (tmp_path / "other/final/llm_0/README.md").read_text()
+
+
+def test_a_run_that_was_begun_without_a_ledger_goes_on_without_one(toy_config):
+    config = toy_config(iterations=2)
+    folder = RunFolder(train(config, console=QUIET).folder)
+    tensors, meta = load_checkpoint(folder.checkpoints()[-1])
+    del meta["ledger"]
+    save_checkpoint(folder, 2, tensors, meta, 1)
+    rows = train(config.replace(iterations=3), resume=True, console=QUIET).metrics
+    assert rows[-1]["tokens_total"] is None
+    assert costs(rows) is None
+    assert "costs unknown" in folder.report_path.read_text()
+    assert load_checkpoint(folder.checkpoints()[-1])[1]["ledger"] == {}
+    assert json.loads(folder.metrics_path.read_text().splitlines()[-1])["seconds_total"] is None

@@ -16,18 +16,6 @@ _AT_A_TIME = 2**20
 """Draws of the bootstrap that are in memory together."""
 
 
-def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Return the area that (reward, KL) points dominate: more reward, less KL than `reference`."""
-    floor, ceiling = reference
-    area, lowest_reward = 0.0, floor
-    inside = [(kl, reward) for reward, kl in points if reward > floor and kl < ceiling]
-    for kl, reward in sorted(inside):
-        if reward > lowest_reward:
-            area += (reward - lowest_reward) * (ceiling - kl)
-            lowest_reward = reward
-    return area
-
-
 def bootstrap_interval(
     values: Sequence[float] | NDArray[np.float64], *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:

@@ -302,22 +302,18 @@ class Cloud:
     """Number of the colour."""
     runs: Sequence[tuple[float, float]]
     """(KL, reward) of every run at its end."""
-    path: Sequence[tuple[float, float]]
-    """(KL, reward) along training, of all runs."""
     means: Sequence[tuple[float, float]]
     """(KL, reward) of every setting, the mean over its runs."""
 
 
 def clouds_svg(clouds: Sequence[Cloud]) -> str:
-    """Draw runs as dots, their training as dust, and a line through the means of the settings.
+    """Draw runs as dots, and a line through the means of the settings.
 
     The further up and to the left, the better.
     """
     figure, axes = _figure(_WIDTH, _HEIGHT, 0.0)
     for cloud in clouds:
         colour = _policy_colour(cloud.colour)
-        if cloud.path:
-            axes.plot(*zip(*cloud.path, strict=True), "o", color=colour, alpha=0.25, markersize=1.5)
         axes.plot(*zip(*cloud.runs, strict=True), "o", color=colour, alpha=0.5, markersize=4)
         axes.plot(*zip(*sorted(cloud.means), strict=True), "o-", color=colour, markersize=7)
     axes.margins(0.06)

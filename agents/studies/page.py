@@ -18,7 +18,7 @@ from agents.records.view import read_run
 from agents.reports.html import cell, colour_class, column_scale, escaped, interval_cell, panel
 from agents.reports.runs_page import Entry, write_page
 from agents.reports.svg import Cloud, clouds_svg
-from agents.studies.outcomes import Outcome, area_lines, run_mean, summary
+from agents.studies.outcomes import Outcome, frontier_lines, run_mean, summary
 from agents.studies.plan import Job
 
 _PANELS = {"task_reward": "task reward", "kl": "KL, nats", "combined_reward": "combined reward"}
@@ -63,25 +63,26 @@ def _table(outcomes: Sequence[Outcome], notes: Sequence[str]) -> str:
     rows = summary(outcomes)
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     scales = {key: column_scale(row[key] for row in rows) for key in _FIGURES}
+    gaps = column_scale(row["gap"] for row in rows if row["gap"])
     body = ""
     for row in rows:
         colour = colour_class(variants.index(row["variant"]))
         when = f'<br><span class="when">{escaped(row["setting"])}</span>' if row["setting"] else ""
         cells = [
             *(interval_cell(row[key], scales[key], title) for key, title in _FIGURES.items()),
-            cell("–" if row["p"] is None else f"{row['p']:.3f}", "p"),
+            cell("–") if row["gap"] is None else interval_cell(row["gap"], gaps, "Gap"),
             cell(f"{row['distinct_2'][0]:.2f}", "Distinct-2"),
             cell(f"{row['collapsed']} of {row['policies']}", "Collapsed"),
             cell(str(row["runs"]), "Runs"),
         ]
         name = f'<th scope="row">{escaped(row["variant"])}{when}</th>'
         body += f'<tr class="{colour}">{name}{"".join(cells)}</tr>\n'
-    heads = (*_FIGURES.values(), "p", "Distinct-2", "Collapsed", "Runs")
+    heads = (*_FIGURES.values(), "Gap", "Distinct-2", "Collapsed", "Runs")
     head = "".join(f'<th scope="col">{title}</th>' for title in heads)
     return (
         '<section>\n<h2>Variants</h2>\n<p class="note">Policies alone on held-out queries: means '
-        "over seeds with 95 % bootstrap intervals; p is of the paired sign-flip test of the "
-        "combined reward against the first variant.</p>\n"
+        "over seeds with 95 % t intervals; the gap is of the combined reward to the first variant, "
+        "seed by seed.</p>\n"
         '<div class="wide"><table class="evaluation cardlike">\n'
         f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
         f'<ul class="plain">\n{_items(notes)}</ul>\n</section>'
@@ -100,15 +101,14 @@ def _plane(outcomes: Sequence[Outcome]) -> str:
     ]
     figure = panel(
         "Task reward against KL",
-        "Small dots: runs; dust: along their training; large dots and line: means of the settings. "
-        "Up and to the left is better.",
+        "Small dots: runs; large dots and line: means of settings. Up and to the left is better.",
         clouds_svg(clouds),
     )
     areas = ""
-    if len({outcome["setting"] for outcome in outcomes}) > 1:
+    if lines := frontier_lines(outcomes):
         areas = (
-            '<figure class="panel"><figcaption><h3>Area that the frontier dominates</h3>\n'
-            f'<ul class="plain">\n{_items(area_lines(outcomes))}</ul></figcaption></figure>\n'
+            '<figure class="panel"><figcaption><h3>Reward at equal KL</h3>\n'
+            f'<ul class="plain">\n{_items(lines)}</ul></figcaption></figure>\n'
         )
     return (
         "<section>\n<h2>Reward and KL</h2>\n"
@@ -120,7 +120,6 @@ def _cloud(colour: int, own: Sequence[Outcome]) -> Cloud:
     return Cloud(
         colour=colour,
         runs=[_point(outcome) for outcome in own],
-        path=[(kl, reward) for outcome in own for reward, kl in outcome["path"]],
         means=_setting_means(own),
     )
 
@@ -172,7 +171,7 @@ def _dress(axes: Axes, x: str, y: str) -> None:
 
 
 def _plane_png(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw every run, dots along its training, and the line through the means of the settings."""
+    """Draw every run, and the line through the means of the settings."""
     figure = _figure(7, 4.5)
     axes = figure.subplots()
     for index, variant in enumerate(dict.fromkeys(o["variant"] for o in outcomes)):
@@ -180,10 +179,6 @@ def _plane_png(outcomes: Sequence[Outcome], path: Path) -> None:
         colour, mark = f"C{index % 10}", _MARKS[index % len(_MARKS)]
         points = [_point(outcome) for outcome in own]
         axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.5, marker=mark)
-        for run in own:
-            if run["path"]:
-                rewards, kls = zip(*run["path"], strict=True)
-                axes.scatter(kls, rewards, s=2, color=colour, alpha=0.25, linewidths=0)
         line = sorted(_setting_means(own))
         axes.plot(*zip(*line, strict=True), color=colour, marker=mark, label=variant)
     _dress(axes, "KL to the reference, nats", "task reward")

@@ -3,22 +3,7 @@
 import numpy as np
 import pytest
 
-from agents.maths.statistics import bootstrap_interval, hypervolume, sign_flip_p
-
-
-def test_hypervolume_of_a_staircase():
-    # 1 x (4 - 1) + 1 x (4 - 2); (1, 3) is dominated, (5, 9) is past the reference.
-    assert hypervolume([(2, 2), (1, 1), (1, 3), (5, 9)], (0, 4)) == pytest.approx(5.0)
-
-
-def test_hypervolume_matches_counted_cells():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        points = [tuple(p) for p in rng.integers(0, 8, size=(5, 2)).tolist()]
-        cells = sum(
-            any(x < reward and y >= kl for reward, kl in points) for x in range(8) for y in range(8)
-        )
-        assert hypervolume(points, (0, 8)) == cells
+from agents.maths.statistics import bootstrap_interval, sign_flip_p
 
 
 def test_sign_flip_counts_patterns():

@@ -19,11 +19,9 @@ from agents.records.rows import read_metrics
 from agents.registries import VARIANTS
 from agents.studies.outcomes import (
     Outcome,
-    area_lines,
-    hypervolumes,
+    frontier_lines,
     print_summary,
     summary,
-    training_path,
 )
 from agents.studies.plan import Grid, plan
 from agents.studies.run import check_stored_plans
@@ -92,7 +90,6 @@ def outcome(variant: str, seed: int, reward: float, kl: float, setting: str = ""
         policies={"llm_0": figures, "llm_1": more},
         reference={"reward": 0.0, "kl": 0.0, "combined": 0.0, "length": 9.0, "distinct_2": 1.0},
         collapsed=[],
-        path=[(reward + 3, kl)],
         costs=None,
     )  # fmt: skip
 
@@ -103,10 +100,12 @@ def test_the_summary_by_hand():
     first, second = summary(runs)
     assert first["reward"][0] == 3  # the policies of a run are 1 above its first one on average
     assert second["reward"][0] == 4
-    assert first["p"] is None
-    assert second["p"] == 2 / 8  # only all signs and their opposite reach a gap of 3
+    # t of 2 degrees of freedom: 4.3027.
+    assert first["reward"] == pytest.approx((3, 3 - 4.302653 / 3**0.5, 3 + 4.302653 / 3**0.5))
+    assert first["gap"] is None
+    assert second["gap"] == (1, 1, 1)
     assert first["policies"] == 6
-    assert summary([*runs[:3], *runs[3:5]])[1]["p"] is None  # a seed is missing
+    assert summary([*runs[:3], *runs[3:5]])[1]["gap"] is None  # a seed is missing
 
 
 def test_no_figure_of_the_table_is_cut_on_a_narrow_screen(capsys):
@@ -118,35 +117,37 @@ def test_no_figure_of_the_table_is_cut_on_a_narrow_screen(capsys):
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
     squeezed = " ".join(shown.split())
-    assert "variant n reward KL, nats reward − η KL dist-2 lost p" in squeezed
-    assert "2 12.35 ±1.00 93.7 ±5.0 -81.36 ±4.00 1.00 0/4" in squeezed
+    assert "variant n reward KL, nats reward − η KL dist-2 lost gap" in squeezed
+    assert "2 12.35 ±12.71 93.7 ±63.5 -81.36 ±50.82 1.00 0/4" in squeezed
 
 
-def test_areas_by_hand():
-    runs = [outcome("a", 0, 1, 1, "x"), outcome("a", 0, 2, 3, "y"), outcome("b", 0, 0, 4, "x")]
-    # mean rewards 2 and 3 above the reference's 0, ceiling 4 nats: 2 x (4 - 1) + 1 x (4 - 3)
-    assert hypervolumes(runs) == {"a": [7.0], "b": [0.0]}
-    # Along training rewards were 4 and 5 at the same KL.
-    assert hypervolumes(runs, early=True) == {"a": [4 * 3 + 1 * 1], "b": [0.0]}
-    lines = area_lines([*runs, outcome("a", 1, 1, 1), outcome("b", 1, 0, 4)])
-    assert lines[0].startswith("a: area of the frontier 6.50 [6.00, 7.00], with early stops 12.50")
-    assert lines[1].endswith("p 0.500"), "two pairs of one sign: two of four patterns"
-    # A mean reward of 1/4 at 1 nat, under a ceiling of 2 nats; nothing better along training.
-    small = [outcome("a", 0, -0.75, 1, "x"), outcome("a", 0, -1, 2, "y")]
-    small = [{**run, "path": []} for run in small]
-    assert area_lines(small) == [
-        "a: area of the frontier 0.250 [0.250, 0.250], with early stops 0.250 [0.250, 0.250]"
+def test_gaps_at_equal_kl_by_hand():
+    # Means over policies: a earns 2 at 1 nat and 3 at 3 nats, b 1 more at either, for two seeds.
+    settings = {"kl_coef=1": (1, 1), "kl_coef=0.1": (2, 3)}
+    grid = [(s, *at, seed) for seed in (0, 1) for s, at in settings.items()]
+    runs = [outcome("a", seed, reward, kl, s) for s, reward, kl, seed in grid]
+    runs += [outcome("b", seed, reward + 1, kl, s) for s, reward, kl, seed in grid]
+    # a is 1.5 + k / 2 there: its mean over log KL is 1.5 + 1 / log 3 = 2.41.
+    assert frontier_lines(runs) == [
+        "b: reward less that of a at equal KL, mean over log KL: 1.00 ±0.00 "
+        "(2 seeds; 5 % of a: 0.12)"
     ]
+    # A seed with a run missing does not count, and one alone has no interval.
+    (line,) = frontier_lines([runs[i] for i in (0, 1, 4, 5, 6)])
+    assert "log KL: 1.00 (1 seed;" in line
+    assert "as many seeds" in frontier_lines(runs[:6])[0]
 
 
-def test_a_path_is_of_the_pioneer_in_blocks():
-    roles = ["pioneer_0"] * 6 + ["observer_0"] * 4 + ["pioneer_0"] * 5
-    rows = [
-        {"llm_0/role": role, "llm_0/task_reward": float(i), "llm_0/kl": 2.0 * i}
-        for i, role in enumerate(roles)
-    ]
-    # Iterations 0 to 4, then 5 and 10 to 13; one is left over.
-    assert training_path(rows) == [(2.0, 4.0), (10.2, 20.4)]
+def test_frontiers_are_over_eta_alone():
+    for settings, count in (
+        (("", ""), 0),
+        (("learning_rate=1", "learning_rate=2"), 0),
+        (("kl_coef=1,learning_rate=1", "kl_coef=1,learning_rate=2"), 0),
+        (("kl_coef=1", "kl_coef=2"), 1),
+        (("kl_coef=1,learning_rate=1", "kl_coef=2,learning_rate=1"), 1),
+    ):
+        runs = [outcome(v, 0, i, i + 1, s) for v in "ab" for i, s in enumerate(settings)]
+        assert len(frontier_lines(runs)) == count, settings
 
 
 def test_a_comparison_runs_goes_on_and_is_shown(tmp_path, capsys):

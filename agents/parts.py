@@ -27,6 +27,7 @@ from agents.registries import ALGORITHMS, CRITIC_BODIES
 from agents.rewards.classifier import ClassifierReward
 from agents.tasks import build_task
 from cory_env import make_reward, vector_env
+from cory_env.game import Verdicts
 from cory_env.registry import REWARDS
 from cory_env.task import Task
 from cory_env.types import Reward
@@ -98,7 +99,15 @@ class Parts:
         backbones = build_backbones(config, critic, sharding)
         first = next(iter(backbones.values()))
         rows = config.batch_size // world.size
-        games = build_games(config, task, reward, first, num_envs=rows, observers=config.observers)
+        games = build_games(
+            config,
+            task,
+            reward,
+            first,
+            num_envs=rows,
+            observers=config.observers,
+            verdict=config.verdict,
+        )
         seeds = Seeds.of(config)
         return cls(
             config=config,
@@ -273,8 +282,9 @@ def build_games(
     *,
     num_envs: int,
     observers: int,
+    verdict: Verdicts = "none",
 ) -> VectorEnv:
-    """Return the environment that a run learns from, or is evaluated in."""
+    """Return the environment that a run learns from, or is evaluated in: without verdicts."""
     return vector_env(
         num_envs,
         task,
@@ -282,6 +292,7 @@ def build_games(
         observers=observers,
         reward_sharing=config.sharing,
         knowledge_transfer=config.knowledge_transfer,
+        verdict=verdict,
         max_new_tokens=config.max_new_tokens,
         tokenizer=backbone.tokenizer,  # type: ignore[arg-type]
     )

@@ -38,6 +38,10 @@ class TokenBatch:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: _take(part, rows) for name, part in parts.items()})
 
+    def counting(self, rows: Tensor) -> Self:
+        """Return the same episodes with no token that counts outside some rows, (B,) bool."""
+        return replace(self, response_mask=self.response_mask & rows[:, None])
+
     @classmethod
     def of(cls, tokens: TokenBatch, **others: Any) -> Self:
         """Return the same episodes with more about them."""

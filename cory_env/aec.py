@@ -120,8 +120,9 @@ class raw_env(AECEnv[str, Observation, Action]):
     itself as it goes: on a terminal in panels that grow with the responses, elsewhere line by line;
     `close()` gives the terminal back, as before an `input()`), or None.
 
-    `options`: `split`, `observers`, `reward_sharing`, `knowledge_transfer`, `swap_every`, `reward`,
-    `tokenizer`, `max_new_tokens` and `max_prompt_tokens`: see `cory_env.options.make_rules`.
+    `options`: `split`, `observers`, `reward_sharing`, `knowledge_transfer`, `swap_every`,
+    `verdict`, `reward`, `tokenizer`, `max_new_tokens` and `max_prompt_tokens`: see
+    `cory_env.options.make_rules`.
 
     `reset(options={"example": Example(...)})` asks that example instead of drawing one.
 

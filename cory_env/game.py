@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, SupportsIndex, cast
 
 import numpy as np
@@ -23,6 +23,8 @@ from cory_env.types import Example, Float64Array, Response, Reward, Tokenizer
 
 RewardSharing = Literal["collective", "mean", "individual"] | float
 SHARINGS = ("collective", "mean", "individual")
+Verdicts = Literal["none", "all", "wrong"]
+VERDICTS = ("none", "all", "wrong")
 
 
 class RewardError(RuntimeError):
@@ -39,6 +41,8 @@ class GameState:
     """(A,) who plays, in turn order."""
     responses: tuple[Response, ...] = ()
     """What has been answered, in turn order."""
+    isolated: bool = False
+    """Whether observers do not read the earlier responses of this episode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,9 @@ class Rules:
     """Whether observers see the earlier responses."""
     swap_every: int | None = None
     """Episodes after which the roles move on by one agent; None for roles that stay."""
+    verdict: Verdicts = "none"
+    """Whether observers are told the task's verdict on the responses that they read: on none, on
+    all, or only on those that earn the verdict of a reward of 0, the only ones that they read."""
 
     def __post_init__(self) -> None:
         expect_count("max_new_tokens", self.max_new_tokens, at_least=1)
@@ -76,6 +83,10 @@ class Rules:
             raise ValueError(
                 f"Expected knowledge_transfer to be True or False, got {self.knowledge_transfer!r}."
             )
+        if self.verdict not in VERDICTS:
+            raise ValueError(unknown_name("a verdict", VERDICTS, self.verdict))
+        if self.verdict != "none":
+            self.task.verdict(0.0)
 
     def __str__(self) -> str:
         """Return who plays what: the arguments that the environments show of themselves."""
@@ -93,12 +104,13 @@ class Rules:
             return self.roles
         return tuple(f"llm_{i}" for i in range(self.observers + 1))
 
-    def start(self, example: Example, episode: int = 0) -> GameState:
+    def start(self, example: Example, episode: int = 0, *, isolated: bool = False) -> GameState:
         """Return the state before the first turn.
 
         Args:
             example: what is asked.
             episode: number of episodes played before this one; it decides who has which role.
+            isolated: whether observers do not read the earlier responses of this episode.
         """
         if not isinstance(example, Example):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"Expected an Example, got {example!r}.")
@@ -106,7 +118,8 @@ class Rules:
             raise TypeError(f"Expected the query to be a text, got {example.query!r}.")
         _expect_unicode("query", example.query)
         shift = 0 if self.swap_every is None else (episode // self.swap_every) % len(self.roles)
-        return GameState(example, self.agents[shift:] + self.agents[:shift])
+        agents = self.agents[shift:] + self.agents[:shift]
+        return GameState(example, agents, isolated=isolated)
 
     def agent_on_turn(self, state: GameState) -> str | None:
         """Return who answers next, or None after the end."""
@@ -124,8 +137,14 @@ class Rules:
         query = state.example.query
         if turn == 0:
             return self.task.pioneer_prompt(query)
-        seen = state.responses[:turn] if self.knowledge_transfer else ()
-        return self.task.observer_prompt(query, [response.text for response in seen])
+        transfer = self.knowledge_transfer and not state.isolated
+        seen = state.responses[:turn] if transfer else ()
+        if self.verdict == "wrong":
+            seen = [response for response in seen if response.verdict == self.task.verdict(0.0)]
+        texts = [response.text for response in seen]
+        if self.verdict == "none" or not seen:
+            return self.task.observer_prompt(query, texts)
+        return self.task.judged_prompt(query, texts, [response.verdict for response in seen])
 
     def encode_prompt(self, prompt: str, agent: str) -> list[int]:
         """Return the ids of a prompt.
@@ -196,9 +215,35 @@ class Rules:
 
     def respond(self, state: GameState, response: Response) -> GameState:
         """Return the state after the agent on turn has answered."""
-        if self.agent_on_turn(state) is None:
+        return self.respond_all([state], [response])[0]
+
+    def respond_all(
+        self, states: Sequence[GameState], responses: Sequence[Response]
+    ) -> list[GameState]:
+        """Return the states after the agents on turn have answered.
+
+        Where observers are told verdicts, the responses that they may read are scored in one call
+        of the reward.
+
+        Args:
+            states: (B,) episodes in the same turn.
+            responses: (B,) of the agents on turn.
+
+        Raises:
+            RuntimeError: if the episodes have ended.
+            RewardError: as `payoffs` does.
+        """
+        if any(self.agent_on_turn(state) is None for state in states):
             raise RuntimeError("Expected an episode that goes on, got one that has ended.")
-        return GameState(state.example, state.agents, (*state.responses, response))
+        pairs = list(zip(states, responses, strict=True))
+        if self.verdict != "none" and len(states[0].responses) + 1 < len(self.roles):
+            texts = [response.text for response in responses]
+            rewards = score(self.reward, [state.example for state in states], texts)
+            pairs = [
+                (state, replace(response, verdict=self.task.verdict(float(reward))))
+                for (state, response), reward in zip(pairs, rewards, strict=True)
+            ]
+        return [replace(state, responses=(*state.responses, response)) for state, response in pairs]
 
     def payoffs(self, states: Sequence[GameState]) -> tuple[Float64Array, Float64Array]:
         """Score finished episodes in one call of the reward.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from cory_env.game import RewardSharing, Rules
+from cory_env.game import RewardSharing, Rules, Verdicts
 from cory_env.names import unknown_name
 from cory_env.registry import make_reward, make_task
 from cory_env.task import Task
@@ -27,6 +27,7 @@ class GameOptions(TypedDict, total=False):
     reward_sharing: RewardSharing
     knowledge_transfer: bool
     swap_every: int | None
+    verdict: Verdicts
     reward: str | Reward | None
     tokenizer: TokenizerSource | None
     max_new_tokens: int | None
@@ -64,6 +65,7 @@ def make_rules(
     reward_sharing: RewardSharing = "collective",
     knowledge_transfer: bool = True,
     swap_every: int | None = None,
+    verdict: Verdicts = "none",
     reward: str | Reward | None = None,
     tokenizer: TokenizerSource | None = None,
     max_new_tokens: int | None = None,
@@ -81,6 +83,8 @@ def make_rules(
         swap_every: episodes between two role exchanges, in which every agent takes the next role;
             agents are then called `llm_0`, `llm_1`, … None for no exchange and agents that are
             called by their role.
+        verdict: whether observers are told the task's verdict on the responses that they read, such
+            as `(wrong)`: `"none"`, on `"all"`, or `"wrong"`: they read wrong ones only.
         reward: a registered name or a callable; None for the task's own.
         tokenizer: see `load_tokenizer`; None for the task's own, or else the embedded one.
         max_new_tokens: longest response; None for the task's own limit.
@@ -106,4 +110,5 @@ def make_rules(
         reward_sharing=reward_sharing,
         knowledge_transfer=knowledge_transfer,
         swap_every=swap_every,
+        verdict=verdict,
     )

@@ -61,6 +61,29 @@ class Task:
         """
         return "".join(f"{query}{response}\n" for response in responses) + query
 
+    def verdict(self, reward: float) -> str:
+        """Return what is told of a response that has earned this task reward.
+
+        Raises:
+            ValueError: if the task has no verdicts, as any unless it says otherwise.
+        """
+        raise ValueError(
+            f"Expected a task that judges responses with verdicts, got {self.name}: leave out "
+            "verdict, or give the task a method verdict(reward)."
+        )
+
+    def judged_prompt(self, query: str, responses: Sequence[str], verdicts: Sequence[str]) -> str:
+        """Return what an observer reads where it is told the verdicts: each behind its response.
+
+        Args:
+            query: the query of the episode.
+            responses: the earlier responses that it is shown, in turn order.
+            verdicts: of each of them.
+        """
+        pairs = zip(responses, verdicts, strict=True)
+        judged = [f"{response.rstrip()} {verdict}" for response, verdict in pairs]
+        return self.observer_prompt(query, judged)
+
     @staticmethod
     def from_dataset(
         source: str | PathLike[str] | Iterable[Mapping[str, object]],
@@ -144,6 +167,10 @@ class QuestionTask(Task):
         """Return the prompt with every earlier response quoted."""
         quotes = [_fill(self.quote, query=query, response=text.strip()) for text in responses]
         return _fill(self.prompt, query=query, earlier="".join(quotes))
+
+    def verdict(self, reward: float) -> str:
+        """Return `(right)` for a reward of 1, else `(wrong)`."""
+        return "(right)" if reward >= 1 else "(wrong)"
 
 
 def _fill(template: str, **words: str) -> str:

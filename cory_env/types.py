@@ -47,6 +47,8 @@ class Response:
     """The tokens played, the end token included where there is one."""
     truncated: bool
     """Whether the token limit ended the response, not the end token."""
+    verdict: str = ""
+    """What later agents are told of it, where the rules have verdicts."""
 
 
 @runtime_checkable

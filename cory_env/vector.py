@@ -82,7 +82,10 @@ class VectorEnv:
         return {agent: list(turn) for agent, turn in zip(self._turn_order, turns, strict=False)}
 
     def reset(
-        self, seed: int | None = None, examples: Sequence[Example] | None = None
+        self,
+        seed: int | None = None,
+        examples: Sequence[Example] | None = None,
+        isolated: Sequence[bool] | None = None,
     ) -> list[str]:
         """Begin B new episodes.
 
@@ -90,12 +93,19 @@ class VectorEnv:
             seed: seeds the draw of examples and starts the count of episodes anew; None goes on.
             examples: (B,) what to ask; None to draw from the task. A `reset` counts as one episode
                 for `swap_every`: the agents of all B games exchange roles together.
+            isolated: (B,) in which episodes observers do not read the earlier responses; None for
+                none.
 
         Returns:
             (B,) the prompts of the first agent.
         """
         if examples is not None and len(examples) != self.num_envs:
             raise ValueError(f"Expected {self.num_envs} examples, got {len(examples)}.")
+        isolated = [False] * self.num_envs if isolated is None else isolated
+        if len(isolated) != self.num_envs:
+            raise ValueError(
+                f"Expected {self.num_envs} truth values as isolated, got {len(isolated)}."
+            )
         np_random, episode = self.np_random, self._episode
         if seed is not None:
             (np_random, _), episode = seeding.np_random(seed), 0
@@ -103,7 +113,10 @@ class VectorEnv:
         try:
             if examples is None:
                 examples = [self.rules.task.sample(np_random) for _ in range(self.num_envs)]
-            states = [self.rules.start(example, episode) for example in examples]
+            states = [
+                self.rules.start(example, episode, isolated=alone)
+                for example, alone in zip(examples, isolated, strict=True)
+            ]
             prompts = self._prompts(states)
         except Exception:
             np_random.bit_generator.state = before
@@ -136,10 +149,8 @@ class VectorEnv:
             raise TypeError(f"{expected}, got {responses!r}.")
         if isinstance(responses, str) or len(responses) != self.num_envs:
             raise ValueError(f"{expected}, got {len(responses)}: {responses!r}.")
-        states = [
-            self.rules.respond(state, self._response(action, f"{agent} in episode {i}"))
-            for i, (state, action) in enumerate(zip(self.states, responses, strict=True))
-        ]
+        played = [self._response(a, f"{agent} in episode {i}") for i, a in enumerate(responses)]
+        states = self.rules.respond_all(self.states, played)
         if self.rules.agent_on_turn(states[0]) is not None:
             prompts = self._prompts(states)
         else:

@@ -43,6 +43,7 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.kl import KLController
+from agents.algorithms.practice import CAP, practice_rollouts
 from agents.config.algorithm import AlgorithmConfig
 from agents.distributed.world import World
 from agents.maths.advantages import next_step, token_rewards, whiten
@@ -132,12 +133,25 @@ class Algorithm(ABC):
         prepared: list[Prepared] = []  # the last turn first
         for seat in reversed(range(len(rollout.turns))):
             turn = rollout.turns[seat]
-            backbone = self.policies[turn.policy].backbone
-            ref_hidden = response_hidden(backbone, None, self._reference_reads(rollout, seat))
             later = self._later(turn, prepared[-1] if prepared else None)
             rewards = self._scaled_rewards(turn, turn.rewards_now + later)
-            prepared.append(self._prepare_turn(rollout, seat, ref_hidden, rewards))
+            cap = self.config.importance_cap
+            prepared.append(self._prepare_turn(rollout, seat, rewards, cap))
         return self._whitened(prepared)[::-1]
+
+    @torch.no_grad()
+    def practice(self, rollout: Rollout, policy: str) -> list[Prepared]:
+        """Return what a policy learns from answers that others gave to the query alone.
+
+        Call it in all processes, after the policy has learnt from its own turns.
+        """
+        cap = self.config.importance_cap or CAP
+        prepared: list[Prepared] = []
+        for practised in practice_rollouts(rollout, policy, self.world):
+            (turn,) = practised.turns
+            rewards = self._in_its_units(policy, turn.rewards_now)
+            prepared.append(self._prepare_turn(practised, 0, rewards, cap))
+        return self._whitened(prepared)
 
     def after_update(  # noqa: B027
         self, policy: str, asks: Sequence[int], prepared: list[Prepared]
@@ -243,16 +257,23 @@ class Algorithm(ABC):
         """Scale by the moments of what the policy was paid so far, if configured."""
         if self.config.reward_scaling == "none":
             return rewards
-        moments = self.reward_moments[turn.policy]
-        moments.update(self.world.gather(rewards))
+        self.reward_moments[turn.policy].update(self.world.gather(rewards))
+        return self._in_its_units(turn.policy, rewards)
+
+    def _in_its_units(self, policy: str, rewards: Tensor) -> Tensor:
+        if self.config.reward_scaling == "none":
+            return rewards
+        moments = self.reward_moments[policy]
         shift = moments.mean if self.config.reward_scaling == "normalize" else 0.0
         return (rewards - shift) / moments.std
 
     def _prepare_turn(
-        self, rollout: Rollout, seat: int, ref_hidden: Tensor, rewards: Tensor
+        self, rollout: Rollout, seat: int, rewards: Tensor, cap: float | None
     ) -> Prepared:
         turn = rollout.turns[seat]
         mask = turn.tokens.response_mask
+        backbone = self.policies[turn.policy].backbone
+        ref_hidden = response_hidden(backbone, None, self._reference_reads(rollout, seat))
         scores = self.policies[turn.policy].score(turn.tokens, ref_hidden)
         penalties = self.controllers[turn.policy].coef * self._reward_penalty(scores, mask)
         history = self._history(rollout, seat)
@@ -260,7 +281,6 @@ class Algorithm(ABC):
         advantages, returns, baselines = self.advantages(
             token_rewards(rewards, penalties, mask), mask, values
         )
-        cap = self.config.importance_cap
         weights = importance_weights(scores.log_probs, turn.tokens.sampled_log_probs, mask, cap)
         scored = ScoredTurn(
             mask=mask,

@@ -57,6 +57,10 @@ class AlgorithmConfig(Options):
     importance_cap: Annotated[float | None, Above(0)] = None
     """Largest weight of a token that another engine has sampled (truncated importance sampling);
     None for the engine's own: none for one that samples from what is learnt."""
+    practice: Literal["own", "all"] = "own"
+    """Whose answers a policy learns from. `all`: after its own turns, also from what others have
+    answered to the query alone, paid the answer's own reward; tokens are weighed by min(π/μ, cap),
+    with the importance_cap, or 2."""
     gamma: Annotated[float, Between(0, 1)] = 1.0
     """Discount in [0, 1]."""
     credit: Literal["causal", "shared"] = "causal"
@@ -70,8 +74,13 @@ class AlgorithmConfig(Options):
     direct KL term is scaled alike."""
 
     def check(self, run: RunConfig) -> None:
-        """Check that a batch is whole groups."""
+        """Check that a batch is whole groups, and that all can read what they practise on."""
         expect_divisor("group_size", self.group_size, run.batch_size)
+        if self.practice == "all" and len(set(run.models)) > 1:
+            raise ValueError(
+                "Expected one base model with practice all (a policy weighs the tokens of the "
+                f"others), got {run.model}: pass --practice own."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

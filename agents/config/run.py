@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from agents.config.budget import Budget
 from agents.config.fields import named
 from agents.config.options import MAY_CHANGE, Above, AtLeast, Between, Options, expect_divisor
 from agents.registries import ALGORITHMS, ENGINES, TRACKERS
-from cory_env.game import SHARINGS
+from cory_env.game import SHARINGS, Verdicts
 from cory_env.names import unknown_name
 from cory_env.registry import REWARDS, TASKS
 
@@ -45,10 +43,6 @@ class RunConfig(Options):
     """Seeds queries, adapters, critics and sampling; >= 0."""
     iterations: Annotated[int, AtLeast(1), MAY_CHANGE] = 45
     """Batches of episodes to learn from; >= 1."""
-    budget: Annotated[str, MAY_CHANGE] = ""
-    """What the run may cost instead, such as `tokens=1e6`: of `responses`, `tokens`,
-    `reward_calls`, `update_tokens` or `seconds` of training. It ends with the iteration that spends
-    it."""
 
     model: str = "embedded"
     """`embedded`, `tiny` (untrained, for the task's own vocabulary), `smollm2` (of the PyPI package
@@ -89,6 +83,12 @@ class RunConfig(Options):
     """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
     knowledge_transfer: bool = True
     """Whether observers read the earlier responses."""
+    solo_share: Annotated[float, Between(0, 1)] = 0.0
+    """Share of the queries in training, drawn anew each, of which observers read the query alone;
+    in [0, 1]."""
+    verdict: Verdicts = "none"
+    """What observers are told in training of the responses that they read. `all`: the task's
+    verdict, such as `(wrong)`, on each. `wrong`: the same, and they read wrong responses only."""
     swap: Literal["every", "plateau", "random", "never"] = "every"
     """When policies exchange roles. `every`: every `swap_every` iterations. `plateau`: when the
     team's reward has not risen for `swap_every` iterations. `random`: roles are drawn anew every
@@ -96,6 +96,13 @@ class RunConfig(Options):
     swap_every: Annotated[int, AtLeast(1)] = 5
     """Iterations between two role exchanges (T_REx of the paper); with `plateau`, its patience;
     >= 1."""
+
+    freeze: Annotated[str, MAY_CHANGE] = ""
+    """Policies that stay as they are, such as `llm_1`; several with commas. Their critics learn."""
+    partners: str = "current"
+    """As whom the partners of a policy play. `current`: as they are. `pool:K`: policies take turns,
+    one an iteration plays as it is and the others as one of their last K snapshots, made every
+    `swap_every` iterations; they learn from that with weights of at most importance_cap, or 2."""
 
     batch_size: Annotated[int, AtLeast(1)] = 128
     """Episodes per iteration, of all processes together."""
@@ -145,8 +152,6 @@ class RunConfig(Options):
             raise ValueError(unknown_name("a device", _DEVICES, self.device))
         if isinstance(self.sharing, str) and self.sharing not in SHARINGS:
             raise ValueError(unknown_name("a reward_sharing or a number", SHARINGS, self.sharing))
-        if self.budget:
-            Budget.of(self.budget)
         expect_divisor("minibatch_size", self.minibatch_size, self.batch_size)
         if len(self.model.split(",")) not in (1, self.observers + 1):
             raise ValueError(
@@ -155,6 +160,7 @@ class RunConfig(Options):
             )
         self._check_task()
         self._check_adapters()
+        self._check_partners()
 
     def _check_task(self) -> None:
         for name in ("train_split", "test_split"):
@@ -164,6 +170,25 @@ class RunConfig(Options):
             raise ValueError(
                 "Expected task_options without a split, got "
                 f"{self.task_options!r}: use --train-split and --test-split."
+            )
+
+    def _check_partners(self) -> None:
+        for name in self.frozen:
+            if name not in self.policy_names:
+                raise ValueError(unknown_name("a policy to freeze", self.policy_names, name))
+        if set(self.frozen) == set(self.policy_names):
+            raise ValueError(
+                f"Expected a policy that learns, got freeze {self.freeze}: leave one out."
+            )
+        if self.partners != "current" and not self.pool_size:
+            raise ValueError(
+                f"Expected partners to be current or pool:K with K at least 1, got "
+                f"{self.partners!r}: try --partners pool:4."
+            )
+        if self.pool_size and len(self.policy_names) == 1:
+            raise ValueError(
+                f"Expected partners current with a single policy, which has none, got "
+                f"{self.partners}: leave out --partners."
             )
 
     def _check_adapters(self) -> None:
@@ -201,20 +226,6 @@ class RunConfig(Options):
                     f"--adapter lora, or leave out --{name.replace('_', '-')}."
                 )
 
-    def planned(self, done: int, totals: Mapping[str, object]) -> int:
-        """Return how many iterations the run will have, as far as is known after `done`.
-
-        Args:
-            done: iterations behind it.
-            totals: the last of their rows, or what stands in it of costs.
-
-        Raises:
-            ValueError: if there is a budget, and the row does not say what was spent.
-        """
-        if not self.budget or not done:
-            return self.iterations
-        return Budget.of(self.budget).planned(done, totals)
-
     @property
     def policy_names(self) -> list[str]:
         """`llm_0`, `llm_1`, …: one policy per agent."""
@@ -225,6 +236,17 @@ class RunConfig(Options):
         """The base model of each policy."""
         models = self.model.split(",")
         return models if len(models) > 1 else models * (self.observers + 1)
+
+    @property
+    def frozen(self) -> list[str]:
+        """`freeze` as a list."""
+        return [part.strip() for part in self.freeze.split(",") if part.strip()]
+
+    @property
+    def pool_size(self) -> int:
+        """K of `partners=pool:K`; 0 without a pool."""
+        found = re.fullmatch(r"pool:(\d+)", self.partners)
+        return int(found[1]) if found else 0
 
     @property
     def targets(self) -> list[str]:

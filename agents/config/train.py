@@ -205,6 +205,7 @@ def _brought(run: RunConfig, flat: Mapping[str, Any]) -> tuple[Any, Any]:
     _, *kinds = owners(run.algorithm, run.engine)
     algorithm, engine = (kind(**_part(kind, flat)) for kind in kinds)
     if algorithm.importance_cap is None:
-        cap = ENGINES.find(run.engine).importance_cap
+        # Partners of a pool answer as they were: their present weights are not what sampled.
+        cap = ENGINES.find(run.engine).importance_cap or (2.0 if run.pool_size else None)
         algorithm = replace(algorithm, importance_cap=cap)
     return algorithm, engine

@@ -48,6 +48,9 @@ class Evaluation(TypedDict):
     """Behind the policies that were scored."""
     samples: NotRequired[int]
     """Responses per query and row, the greedy one not counted."""
+    exchange_loss: NotRequired[Interval]
+    """Of more than one role: the team's mean reward with every policy in the seat that it began in,
+    less that of the other assignments; paired by query."""
     k: NotRequired[list[int]]
     """What was asked for."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from agents.maths.statistics import bootstrap_interval
 from agents.policies.llm import LLMPolicy
 from cory_env.rewards.answer import AnswerReward, final_number
 from cory_env.task import Task
-from cory_env.types import Reward
+from cory_env.types import Float64Array, Reward
 
 
 def evaluate_policies(
@@ -50,15 +51,15 @@ def evaluate_policies(
     decoding = decoding or Decoding()
     examples = task.examples[:num_queries]
 
-    def answers(team: Sequence[LLMPolicy], how: Decoding) -> list[Answers]:
-        return collect_answers(config, team, task, reward, examples, how)
-
+    answers = partial(collect_answers, config, task=task, reward=reward, examples=examples)
     one = replace(decoding, greedy=True, greedy_too=False, k=(), samples=1)
     rows: list[EvaluationRow] = []
     counted: list[Answers] = []
+    assigned: list[Float64Array] = []
     for names, team in _teams(policies):
-        seats = answers(team, decoding)
-        best = answers(team, one) if decoding.greedy_too else None
+        seats = answers(team, decoding=decoding)
+        best = answers(team, decoding=one) if decoding.greedy_too else None
+        assigned += _team_rewards(seats)
         for seat in range(min(1, len(team) - 1), len(team)):
             row = _row(_row_name(names, seat), seats[seat], config.algorithm_config.kl_coef)
             if seat:
@@ -76,7 +77,28 @@ def evaluate_policies(
         samples=decoding.count,
         k=sorted(set(decoding.k)),
     )
-    return cast("Evaluation", _Shown(evaluation))
+    return cast("Evaluation", _Shown({**evaluation, **_exchanged(assigned)}))
+
+
+def _team_rewards(seats: Sequence[Answers]) -> list[Float64Array]:
+    """Return (N,) mean rewards of all seats of a team by query; nothing of a policy alone."""
+    if len(seats) == 1:
+        return []
+    return [np.mean([answers.rewards.mean(0) for answers in seats], axis=0)]
+
+
+def _exchanged(assigned: Sequence[Float64Array]) -> dict[str, Interval]:
+    return {"exchange_loss": exchange_loss(assigned)} if len(assigned) > 1 else {}
+
+
+def exchange_loss(assigned: Sequence[Float64Array]) -> Interval:
+    """Return what a team loses when its policies exchange their seats.
+
+    Args:
+        assigned: by assignment, the own one first, (N,) mean rewards of all seats by query.
+    """
+    own, *exchanged = assigned
+    return bootstrap_interval(own - np.mean(exchanged, axis=0))
 
 
 def _teams(policies: Mapping[str, LLMPolicy]) -> Iterator[tuple[list[str], list[LLMPolicy]]]:

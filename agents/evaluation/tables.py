@@ -36,6 +36,9 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for table in stacked(columns, console.width):
         console.print(table)
     console.print(_legend([column.heading for column in columns]), style="dim", highlight=False)
+    if "exchange_loss" in evaluation:
+        loss = _cell(evaluation["exchange_loss"], 3)
+        console.print(f"Exchange loss {loss}: reward of the team, own seats less exchanged ones.")
     if evaluation.get("k") and not any("pass_at" in row for row in evaluation["rows"]):
         console.print("No pass@k: it counts right responses, and this reward is not 0 or 1.")
 

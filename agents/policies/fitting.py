@@ -7,7 +7,8 @@ from itertools import cycle, islice
 
 from agents.policies.llm import LLMPolicy
 from cory_env import Example
-from cory_env.game import Rules
+from cory_env.game import GameState, Rules
+from cory_env.types import Response
 
 _LONGEST = 64
 """Prompts that are read for each role: the longest by characters, which is nearly by tokens."""
@@ -26,15 +27,10 @@ def check_prompts(
     Raises:
         ValueError: if one does not; it says what would help.
     """
-    task = rules.task
     for turn, role in enumerate(rules.roles):
-        earlier = [_full_response(rules, examples)] * (turn if rules.knowledge_transfer else 0)
-        prompts = [
-            task.observer_prompt(example.query, earlier)
-            if turn
-            else task.pioneer_prompt(example.query)
-            for example in examples
-        ]
+        verdict = "" if rules.verdict == "none" else rules.task.verdict(0.0)
+        earlier = (Response(_full_response(rules, examples), (), False, verdict),) * turn
+        prompts = [rules.prompt(GameState(e, rules.agents, earlier)) for e in examples]
         longest = sorted(prompts, key=len)[-_LONGEST:]
         try:
             for prompt in longest:
@@ -42,7 +38,7 @@ def check_prompts(
             for policy in {id(policy.backbone): policy for policy in readers[role]}.values():
                 policy.encode(longest, rules.max_new_tokens)
         except ValueError as error:
-            if not earlier:
+            if not (turn and rules.knowledge_transfer):
                 raise
             raise ValueError(
                 f"{error} That is {role} behind {turn} responses of max_new_tokens="

@@ -29,6 +29,7 @@ def collect(
     engine: Engine | None = None,
     ledger: Ledger | None = None,
     examples: Sequence[Example] | None = None,
+    isolated: Sequence[bool] | None = None,
     causal_credit: bool = True,
     greedy: bool = False,
 ) -> Rollout:
@@ -42,11 +43,12 @@ def collect(
         engine: what generates; None for the policies themselves.
         ledger: of the costs; None if nobody counts them.
         examples: (B,) what to ask; None to draw from the task.
+        isolated: (B,) where observers read the query alone; None for nowhere.
         causal_credit: leave out of an agent's reward what was decided before its turn.
         greedy: take the most probable tokens.
     """
     engine = engine or BuiltinEngine()
-    prompts = games.reset(examples=examples)
+    prompts = games.reset(examples=examples, isolated=isolated)
     played: list[tuple[str, list[str], Generation]] = []
     while (role := games.agent_selection) is not None:
         generated = engine.generate(
@@ -64,8 +66,9 @@ def collect(
         prompts = games.step([rules.response(ids[:length], role) for ids, length in rows])
     if ledger:
         asked = len(played) * games.num_envs
+        judged = asked - games.num_envs if games.rules.verdict != "none" else 0
         lengths = sum(int(tokens.response_mask.sum()) for _, _, tokens in played)
-        ledger.add(responses=asked, tokens=lengths, reward_calls=asked)
+        ledger.add(responses=asked, tokens=lengths, reward_calls=asked + judged)
     names = {role: policy.name for role, policy in policies.items()}
     return Rollout(
         turns=tuple(_paid_turns(games, names, played, causal_credit)),
@@ -113,3 +116,18 @@ def draw_examples(
     """Draw the examples of `count` episodes: groups of the same one, one after the other."""
     drawn = [task.sample(generator) for _ in range(count // group_size)]
     return [example for example in drawn for _ in range(group_size)]
+
+
+def draw_isolated(
+    share: float, generator: np.random.Generator, count: int, group_size: int
+) -> list[bool]:
+    """Draw in which of `count` episodes observers read the query alone: alike in each group.
+
+    Args:
+        share: probability of each query, in [0, 1].
+        generator: of the draws.
+        count: episodes.
+        group_size: episodes of one query, which follow each other; divides `count`.
+    """
+    drawn = generator.random(count // group_size) < share
+    return drawn.repeat(group_size).tolist()

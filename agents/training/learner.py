@@ -77,8 +77,7 @@ class Learner:
     def set_learning_rates(self, iteration: int) -> None:
         """Follow the schedule."""
         config = self.config
-        planned = config.planned(iteration, self.ledger.row())
-        factor = schedule_factor(config.schedule, iteration, planned, config.warmup)
+        factor = schedule_factor(config.schedule, iteration, config.iterations, config.warmup)
         for optimizers, rate in (
             (self.optimizers, config.learning_rate),
             (self.critic_optimizers, self._critic_learning_rate),
@@ -96,7 +95,12 @@ class Learner:
         return rates
 
     def learn(
-        self, policy: str, turns: Iterable[Prepared], generator: torch.Generator
+        self,
+        policy: str,
+        turns: Iterable[Prepared],
+        generator: torch.Generator,
+        *,
+        counts: bool = True,
     ) -> dict[str, float]:
         """Take all optimizer steps of a policy and return the mean metrics of its losses.
 
@@ -104,10 +108,12 @@ class Learner:
             policy: who learns.
             turns: all of its turns.
             generator: of the order of its minibatches.
+            counts: whether these are the turns that histograms are of.
         """
         config, turns = self.config, list(turns)
         batches = [turn.batch for turn in turns if turn.batch]
-        self.histograms.start(policy, [turn.scored for turn in turns])
+        if counts:
+            self.histograms.start(policy, [turn.scored for turn in turns])
         if not batches:
             return dict.fromkeys(_SKIPPED, 0.0)
         batch = TrainBatch.join(batches)
@@ -115,10 +121,11 @@ class Learner:
         limit = self.algorithm.config.max_step_kl
         history: list[dict[str, Tensor]] = []
         for _ in range(config.epochs):
-            self.histograms.start_epoch(policy)
+            if counts:
+                self.histograms.start_epoch(policy)
             order = stratified_order(len(lengths), config.minibatch_size, generator)
             steps = [
-                self.step(policy, batch, rows, Totals(len(rows), int(lengths[rows].sum())))
+                self.step(policy, batch, rows, _totals(lengths[rows]), counts=counts)
                 for rows in order
             ]
             history += steps
@@ -129,7 +136,13 @@ class Learner:
         return {key: float(torch.stack([m[key] for m in history]).mean()) for key in history[0]}
 
     def step(
-        self, policy: str, batch: TrainBatch, rows: Tensor, totals: Totals
+        self,
+        policy: str,
+        batch: TrainBatch,
+        rows: Tensor,
+        totals: Totals,
+        *,
+        counts: bool = True,
     ) -> dict[str, Tensor]:
         """Take one optimizer step on some rows of everybody's batch, unless it is not finite.
 
@@ -138,19 +151,21 @@ class Learner:
             batch: this process's rows.
             rows: of the batch of all processes, one process's behind the other's.
             totals: of these rows.
+            counts: whether histograms are of these rows.
         """
         parameters = list(self.policies[policy].parameters().values())
-        optimizers, learning = [self.optimizers[policy]], list(parameters)
+        own, learning = self.optimizers[policy], list(parameters)
+        optimizers = [own]
         if policy in self.critics:
             optimizers.append(self.critic_optimizers[self.critics[policy].owner])
             learning += self.critic_parameters(policy).values()
-        metrics = self._accumulate(policy, batch, rows, totals)
+        metrics = self._accumulate(policy, batch, rows, totals, counts=counts)
         self.world.total_gradients(learning)
         norm = clip_gradients(parameters, self.config.max_grad_norm, self.world)
         finite = bool(torch.isfinite(metrics.pop("loss")) & torch.isfinite(norm))
         self.skipped_in_a_row[policy] = 0 if finite else self.skipped_in_a_row[policy] + 1
         for optimizer in optimizers:
-            if finite:
+            if finite and not (optimizer is own and policy in self.config.frozen):
                 optimizer.step()
             optimizer.zero_grad()  # gradients of one policy at a time are in memory
         return {
@@ -160,7 +175,7 @@ class Learner:
         }
 
     def _accumulate(
-        self, policy: str, batch: TrainBatch, rows: Tensor, totals: Totals
+        self, policy: str, batch: TrainBatch, rows: Tensor, totals: Totals, *, counts: bool
     ) -> dict[str, Tensor]:
         """Add up the gradients of this process's share of the rows, some at a time."""
         shares: list[dict[str, Tensor]] = []
@@ -170,7 +185,8 @@ class Learner:
             part_batch = batch.take(part)
             output = self.algorithm.loss(policy, part_batch, totals)
             output.loss.backward()
-            self.histograms.add(policy, part_batch, output)
+            if counts:
+                self.histograms.add(policy, part_batch, output)
             shares.append({"loss": output.loss.detach(), **output.metrics})
         sums = self.world.total(torch.stack([torch.stack([*s.values()]) for s in shares]).sum(0))
         return dict(zip(shares[0], sums, strict=True))
@@ -206,6 +222,11 @@ class Learner:
         for owner in self.owners:
             optimizer = self.critic_optimizers[owner]
             yield f"critic/{owner}", self.critic_parameters(owner), optimizer
+
+
+def _totals(lengths: Tensor) -> Totals:
+    """Return the totals of rows of these lengths; what has no token that counts is no episode."""
+    return Totals(max(1, int((lengths > 0).sum())), max(1, int(lengths.sum())))
 
 
 def _optimizer_of(name: str) -> str:

@@ -29,9 +29,10 @@ from agents.maths.figures import distinct_2
 from agents.parts import Parts
 from agents.policies.sampling import draw_uniforms
 from agents.records.rows import MetricRow, number
-from agents.rollouts.collect import collect, draw_examples
+from agents.rollouts.collect import collect, draw_examples, draw_isolated
 from agents.training.histograms import Histograms
 from agents.training.learner import Learner
+from agents.training.partners import PartnerPool
 from agents.training.roles import RoleSchedule
 from agents.types import Prepared, Rollout
 from cory_env import RewardError
@@ -69,16 +70,25 @@ class Trainer:
         self.ledger = Ledger()
         self.learner = Learner(config, self.algorithm, self.world, self.histograms, self.ledger)
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
+        self.pool = PartnerPool(
+            self.policies,
+            [name for name in self.policies if name not in config.frozen],
+            size=config.pool_size,
+            seed=config.seed,
+        )
         self.engine: Engine = BuiltinEngine()
 
     def iterate(self, iteration: int) -> MetricRow:
         """Play one batch of episodes, learn from it, and return the metrics."""
         begun = time.perf_counter()
-        rollout = self.collect(self.assign(iteration))
+        with self.pool.playing(iteration):
+            rollout = self.collect(self.assign(iteration), self.isolated(iteration))
         prepared = self.prepare(rollout)
         learned = self.learn(rollout, prepared, iteration)
         row = self.row(rollout, prepared, learned)
         self.steer(rollout, row)
+        if (iteration + 1) % self.config.swap_every == 0:
+            self.pool.keep()
         seconds = time.perf_counter() - begun
         self._settle(seconds)
         lengths = sum(number(row, f"{name}/response_length") for name in learned)
@@ -90,10 +100,6 @@ class Trainer:
             **row,
         }
 
-    def planned(self, done: int) -> int:
-        """Return how many iterations the run will have, as far as is known after `done`."""
-        return self.config.planned(done, self.ledger.row())
-
     def _settle(self, seconds: float) -> None:
         """Add up what all processes have spent on an iteration."""
         self.ledger.add(seconds=seconds)
@@ -104,11 +110,20 @@ class Trainer:
         """Return the policy of each role, in turn order."""
         return self.roles.assign(self.games.agents, self.config.policy_names, iteration)
 
-    def collect(self, seats: Mapping[str, str]) -> Rollout:
+    def isolated(self, iteration: int) -> list[bool]:
+        """Return in which episodes of an iteration's batch observers read the query alone."""
+        config, tag = self.config, 1  # another stream than that of the roles
+        generator = np.random.default_rng([config.seed, iteration, tag])
+        size = config.algorithm_config.group_size
+        return draw_isolated(config.solo_share, generator, config.batch_size, size)
+
+    def collect(self, seats: Mapping[str, str], isolated: Sequence[bool] | None = None) -> Rollout:
         """Let the policies play this process's rows of the next batch.
 
         Args:
             seats: the policy of each role.
+            isolated: by episode of the batch, whether observers read the query alone; None for
+                nowhere.
 
         Raises:
             RewardError: if a reward fails, on whatever process; so with the engine.
@@ -134,6 +149,7 @@ class Trainer:
                 engine=self.engine,
                 ledger=self.ledger,
                 examples=examples[rows],
+                isolated=isolated and isolated[rows],
                 causal_credit=config.algorithm_config.credit == "causal",
             )
             self.engine.rest()
@@ -166,7 +182,27 @@ class Trainer:
             own = [left[ask] for ask in asks]
             learned[policy] = self.learner.learn(policy, own, self.generators[policy])
             self.algorithm.after_update(policy, asks, left)
+        if self.config.algorithm_config.practice == "all":
+            for policy, metrics in learned.items():
+                metrics |= self.practise(rollout, policy)
         return learned
+
+    def practise(self, rollout: Rollout, policy: str) -> dict[str, float]:
+        """Let a policy learn from others' answers to the query alone; return what is logged."""
+        practised = []
+        if policy not in self.config.frozen:
+            practised = self.algorithm.practice(rollout, policy)
+        self.learner.learn(policy, practised, self.generators[policy], counts=False)
+        batches = [turn.batch for turn in practised if turn.batch]
+        lengths = [batch.response_mask.sum(1) for batch in batches]
+        weights = [(batch.weights * batch.response_mask).sum(1) for batch in batches]
+        pairs = [torch.stack(pair, dim=1).float() for pair in zip(lengths, weights, strict=True)]
+        answers = self.world.gather(torch.cat([torch.zeros(0, 2), *(p.cpu() for p in pairs)]))
+        tokens, weight = answers.sum(0).tolist()
+        return {
+            "practice_answers": float((answers[:, 0] > 0).sum()),
+            "practice_weight": weight / max(tokens, 1.0),
+        }
 
     def row(
         self,
@@ -236,6 +272,7 @@ class Trainer:
         tensors, meta = self.learner.state()
         tensors |= {f"generator/{name}": g.get_state() for name, g in self.generators.items()}
         tensors |= {f"algorithm/{key}": value for key, value in self.algorithm.tensors().items()}
+        tensors |= {f"partner/{key}": value for key, value in self.pool.tensors().items()}
         return tensors, {
             "queries": self.queries.bit_generator.state,
             "kl_coefs": {name: controller.coef for name, controller in self.controllers.items()},
@@ -256,11 +293,16 @@ class Trainer:
             self.generators[name].set_state(tensors[f"generator/{name}"])
             controller.coef = meta["kl_coefs"][name]
         self.queries.bit_generator.state = meta["queries"]
-        own = {key: t for key, t in tensors.items() if key.startswith("algorithm/")}
-        self.algorithm.load_tensors({k.removeprefix("algorithm/"): t for k, t in own.items()})
+        self.algorithm.load_tensors(_under("algorithm/", tensors))
+        self.pool.load_tensors(_under("partner/", tensors))
         self.algorithm.load_state(meta["algorithm"])
         self.roles.load_state(meta["roles"])
         self.ledger.load_state(meta.get("ledger", {}))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _asks(rollout: Rollout) -> dict[str, list[int]]:

@@ -36,6 +36,7 @@ CASES = {
     "happo": {"algorithm": "happo", "normalization": "token", "microbatch_size": 3},
     "policy": {"critic_body": "policy", "normalization": "sequence", "value_clip": 0.2},
     "grpo": {"algorithm": "grpo", "group_size": 4, "max_step_kl": 1e-5},
+    "practice": {"practice": "all", "freeze": "llm_1", "partners": "pool:1", "solo_share": 0.5},
     "three": {"observers": 2, "algorithm": "reinforce++"},
 }
 

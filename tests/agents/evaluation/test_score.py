@@ -13,7 +13,7 @@ from rich.console import Console
 
 from agents.evaluation.answers import Answers, Decoding, collect_answers
 from agents.evaluation.rows import rates
-from agents.evaluation.score import evaluate_policies, wrong_votes
+from agents.evaluation.score import evaluate_policies, exchange_loss, wrong_votes
 from agents.evaluation.tables import print_evaluation
 from agents.training.trainer import Trainer
 from cory_env import Example
@@ -201,3 +201,29 @@ def test_rates_are_printed_within_eighty_columns_and_survive_json(evaluate):
     assert max(map(len, lines)) <= 80
     assert all(f" {name} " in text.getvalue() for name in ("pass@1", "pass@16", "greedy", "gap"))
     assert list(rates(evaluation["rows"][0])) == ["greedy", "pass@1", "pass@16"]
+
+
+def test_exchange_loss_is_the_teams_reward_in_its_own_seats_less_that_in_others():
+    own, first, second = np.array([1.0, 0.5]), np.array([0.0, 0.5]), np.array([0.5, 0.0])
+    # 0.75 less the mean of 0.25 and 0.25.
+    assert exchange_loss([own, first, second])[0] == pytest.approx(0.5)
+
+
+def test_only_a_team_has_an_exchange_loss(evaluate, trainer, toy_config):
+    evaluation = evaluate()
+    rows = {row["name"]: row["reward"][0] for row in evaluation["rows"]}
+    # In the first assignment llm_0 answers first, and alone it answers as there.
+    own = (rows["llm_0"] + rows["llm_1 after llm_0"]) / 2
+    exchanged = (rows["llm_1"] + rows["llm_0 after llm_1"]) / 2
+    assert evaluation["exchange_loss"][0] == pytest.approx(own - exchanged)
+    assert "Exchange loss" in repr(evaluation)
+    alone = Trainer(toy_config(observers=0))
+    found = evaluate_policies(
+        alone.config,
+        alone.policies,
+        alone.parts.test_task,
+        alone.parts.reward,
+        split="test",
+        num_queries=4,
+    )
+    assert "exchange_loss" not in found

@@ -1,0 +1,97 @@
+"""Partners of the past: policies that play as one of their earlier snapshots.
+
+Whoever learns beside a partner that changes as fast as it does fits its last partner only. Source:
+fictitious co-play (Strouse et al. 2021, arXiv 2110.08176), with one run's own past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.distributed.sharding import spread_like
+from agents.policies.base import Policy
+
+Weights = dict[str, Tensor]
+"""Of one policy, by the names of its parameters."""
+
+
+class PartnerPool:
+    """The last snapshots of each policy.
+
+    Attributes:
+        snapshots: by policy, the oldest first. They are replaced, never written to.
+    """
+
+    def __init__(
+        self, policies: Mapping[str, Policy], learners: Sequence[str], *, size: int, seed: int
+    ):
+        """Begin with no snapshots.
+
+        Args:
+            policies: by name.
+            learners: who takes turns in playing as it is.
+            size: snapshots to keep of each; 0 for no pool.
+            seed: of who plays as which snapshot.
+        """
+        self.policies, self.learners = policies, learners
+        self.size, self.seed = size, seed
+        self.snapshots: dict[str, list[Weights]] = {name: [] for name in policies if size}
+
+    def keep(self) -> None:
+        """Make a snapshot of each policy; the oldest beyond the size goes."""
+        for name, kept in self.snapshots.items():
+            self.snapshots[name] = [*kept, _copied(self.policies[name])][-self.size :]
+
+    @contextmanager
+    def playing(self, iteration: int) -> Iterator[None]:
+        """Give all but one policy the weights of a snapshot, and back what they had.
+
+        Policies without a snapshot play as they are.
+        """
+        generator = np.random.default_rng([self.seed, iteration, 2])
+        current = self.learners[iteration % len(self.learners)]
+        present: dict[str, Weights] = {}
+        try:
+            for name, kept in self.snapshots.items():
+                if name != current and kept:
+                    present[name] = _copied(self.policies[name])
+                    _load(self.policies[name], kept[generator.integers(len(kept))])
+            yield
+        finally:
+            for name, weights in present.items():
+                _load(self.policies[name], weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the snapshots by `policy/place/parameter`."""
+        return {
+            f"{name}/{place}/{key}": tensor
+            for name, kept in self.snapshots.items()
+            for place, weights in enumerate(kept)
+            for key, tensor in weights.items()
+        }
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to what `tensors` returned."""
+        for name in self.snapshots:
+            found: dict[int, Weights] = {}
+            parameters = self.policies[name].parameters()
+            for path, tensor in tensors.items():
+                owner, place, key = path.split("/", 2)
+                if owner == name:
+                    found.setdefault(int(place), {})[key] = spread_like(parameters[key], tensor)
+            self.snapshots[name] = [found[place] for place in sorted(found)]
+
+
+def _copied(policy: Policy) -> Weights:
+    return {key: parameter.detach().clone() for key, parameter in policy.parameters().items()}
+
+
+@torch.no_grad()
+def _load(policy: Policy, weights: Weights) -> None:
+    for key, parameter in policy.parameters().items():
+        parameter.copy_(weights[key])

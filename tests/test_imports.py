@@ -39,7 +39,7 @@ ROOMS = {
     "ledger": set(),
     "terminal": set(),
     "registries": set(),
-    "config": {"registries"},
+    "config": {"ledger", "registries"},
     "tasks": set(),
     "maths": {"config"},
     "distributed": {"errors"},
@@ -67,7 +67,7 @@ ROOMS = {
         *("parts",),
         *("checks", "tasks", "terminal", "watching", "reports", "publishing", "evaluation"),
     },
-    "studies": {"registries", "config", "maths", "records", "reports", "terminal"},
+    "studies": {"ledger", "registries", "config", "maths", "records", "reports", "terminal"},
 }
 ANYTHING = {"cli", "play"}
 NAMES_ITS_FILES = {"algorithms", "engines", "config"}

@@ -119,8 +119,9 @@ class _CompareFlags:
     """See `train --help`: what a run starts from goes by it."""
     adapter: str = ""
     """See there."""
-    budget: Literal["episodes", "compute"] = "episodes"
-    """What is equal: the episodes of a policy, or the responses of a run."""
+    budget: str = "episodes"
+    """What all variants spend alike: `episodes` of a policy, `responses` of a run, as many as the
+    fields say; or a limit, such as `responses=6144`, `tokens=1e6` or `seconds=300`."""
     jobs: int = 0
     """Runs at a time; 0 for as many as there are cores."""
     dry_run: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from agents.config.budget import Budget
 from agents.config.fields import named
 from agents.config.options import MAY_CHANGE, Above, AtLeast, Between, Options, expect_divisor
 from agents.registries import ALGORITHMS, ENGINES, TRACKERS
@@ -43,6 +45,10 @@ class RunConfig(Options):
     """Seeds queries, adapters, critics and sampling; >= 0."""
     iterations: Annotated[int, AtLeast(1), MAY_CHANGE] = 45
     """Batches of episodes to learn from; >= 1."""
+    budget: Annotated[str, MAY_CHANGE] = ""
+    """What the run may cost instead, such as `tokens=1e6`: of `responses`, `tokens`,
+    `reward_calls`, `update_tokens` or `seconds` of training. It ends with the iteration that spends
+    it."""
 
     model: str = "embedded"
     """`embedded`, `tiny` (untrained, for the task's own vocabulary), `smollm2` (of the PyPI package
@@ -152,6 +158,8 @@ class RunConfig(Options):
             raise ValueError(unknown_name("a device", _DEVICES, self.device))
         if isinstance(self.sharing, str) and self.sharing not in SHARINGS:
             raise ValueError(unknown_name("a reward_sharing or a number", SHARINGS, self.sharing))
+        if self.budget:
+            Budget.of(self.budget)
         expect_divisor("minibatch_size", self.minibatch_size, self.batch_size)
         if len(self.model.split(",")) not in (1, self.observers + 1):
             raise ValueError(
@@ -225,6 +233,20 @@ class RunConfig(Options):
                     f"Expected adapter lora or dora with {name}, got full and {value}: pass "
                     f"--adapter lora, or leave out --{name.replace('_', '-')}."
                 )
+
+    def planned(self, done: int, totals: Mapping[str, object]) -> int:
+        """Return how many iterations the run will have, as far as is known after `done`.
+
+        Args:
+            done: iterations behind it.
+            totals: the last of their rows, or what stands in it of costs.
+
+        Raises:
+            ValueError: if there is a budget, and the row does not say what was spent.
+        """
+        if not self.budget or not done:
+            return self.iterations
+        return Budget.of(self.budget).planned(done, totals)
 
     @property
     def policy_names(self) -> list[str]:

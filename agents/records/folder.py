@@ -267,6 +267,9 @@ class RunFolder:
         else:
             done = len(self.read_metrics()) if self.evaluation_path.is_file() else 0
         evaluated = self.evaluation_path.is_file() or not config.evaluation_queries
-        if done != config.iterations or not evaluated or not self.config_path.is_file():
+        if not done or not evaluated or not self.config_path.is_file():
+            return False
+        rows = self.read_metrics() if config.budget else []
+        if done != config.planned(done, rows[done - 1] if done <= len(rows) else {}):
             return False
         return {**self.read_config().to_json(), "out": ""} == {**config.to_json(), "out": ""}

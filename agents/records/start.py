@@ -64,7 +64,7 @@ def _check_resumption(folder: RunFolder, config: TrainConfig) -> None:
                 "resume without it, or begin a new run with another --out."
             )
     done = folder.iterations_done()
-    if config.iterations < done:
+    if not config.budget and config.iterations < done:
         raise ValueError(
             f"Expected at least {done} iterations, which the run has, got {config.iterations}: "
             "leave out --iterations, or pass more to go on."

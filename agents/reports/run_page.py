@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agents.config.budget import Budget
 from agents.maths.figures import finite_mean, finite_sum, smoothing_window, wall_time
 from agents.records.folder import RunFolder
 from agents.records.provenance import Entry
@@ -123,8 +124,8 @@ def _title(name: str, config: Mapping[str, object]) -> str:
 
 def _header(name: str, config: Mapping[str, object], rows: Sequence[MetricRow]) -> str:
     done = int(number(rows[-1], "iteration")) + 1 if rows else 0
-    planned = config.get("iterations")
-    finished = not isinstance(planned, int) or done >= planned
+    planned = _planned(config, rows, done)
+    finished = done >= planned
     facts = [f"seed {config['seed']}"] if "seed" in config else []
     facts.append(f"{done} iterations" if finished else f"{done} of {planned} iterations")
     if rows:
@@ -138,6 +139,14 @@ def _header(name: str, config: Mapping[str, object], rows: Sequence[MetricRow]) 
         f"<h1>{escaped(_title(name, config))}{badge}</h1>\n"
         f"<p>{' · '.join(escaped(fact) for fact in facts)}</p>\n</header>"
     )
+
+
+def _planned(config: Mapping[str, object], rows: Sequence[MetricRow], done: int) -> int:
+    """How many iterations the run will have, as far as its files say."""
+    if rows and (text := str(config.get("budget") or "")):
+        return Budget.of(text).planned(done, rows[-1])
+    planned = config.get("iterations")
+    return planned if isinstance(planned, int) else done
 
 
 def _headline(rows: Sequence[MetricRow], names: Sequence[str]) -> str:

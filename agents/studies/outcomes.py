@@ -15,6 +15,8 @@ from typing import Any, TypedDict
 import numpy as np
 from rich.console import Console
 
+from agents.ledger import COSTS
+from agents.maths.figures import wall_time
 from agents.maths.frontier import Contrast, Scores, Table, contrast, t_interval
 from agents.records.rows import REFERENCE, costs, is_reference
 from agents.studies.plan import Job
@@ -161,7 +163,7 @@ def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
         style="dim",
         highlight=False,
     )
-    for line in frontier_lines(outcomes):
+    for line in (*frontier_lines(outcomes), *cost_lines(outcomes)):
         console.print(line, highlight=False)
 
 
@@ -199,6 +201,21 @@ def frontier_lines(outcomes: Sequence[Outcome]) -> list[str]:
         f"5 % of {one.theirs}: {one.margin:.{digits}f})"
         for one in found
     ]
+
+
+def cost_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Say what a run of each variant has cost, on average; of those that counted."""
+    lines: list[str] = []
+    for variant in dict.fromkeys(outcome["variant"] for outcome in outcomes):
+        known = [o["costs"] for o in outcomes if o["variant"] == variant and o["costs"]]
+        if known:
+            mean = {cost: float(np.mean([costs[cost] for costs in known])) for cost in COSTS}
+            lines.append(
+                f"{variant}: {mean['responses']:,.0f} responses, {mean['tokens']:,.0f} tokens, "
+                f"{mean['reward_calls']:,.0f} rewards, {mean['update_tokens']:,.0f} tokens in "
+                f"updates, {wall_time(mean['seconds'])} a run"
+            )
+    return lines
 
 
 def shown(interval: tuple[float, float, float], digits: int) -> str:

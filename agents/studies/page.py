@@ -18,7 +18,7 @@ from agents.records.view import read_run
 from agents.reports.html import cell, colour_class, column_scale, escaped, interval_cell, panel
 from agents.reports.runs_page import Entry, write_page
 from agents.reports.svg import Cloud, clouds_svg
-from agents.studies.outcomes import Outcome, frontier_lines, run_mean, summary
+from agents.studies.outcomes import Outcome, cost_lines, frontier_lines, run_mean, summary
 from agents.studies.plan import Job
 
 _PANELS = {"task_reward": "task reward", "kl": "KL, nats", "combined_reward": "combined reward"}
@@ -39,7 +39,7 @@ def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Pat
     write_json(folder / "results.json", list(outcomes))
     _curves_png(jobs, folder / "curves.png")
     _plane_png(outcomes, folder / "plane.png")
-    lead = [_table(outcomes, version_lines(jobs)), _plane(outcomes)]
+    lead = [_table(outcomes, [*cost_lines(outcomes), *version_lines(jobs)]), _plane(outcomes)]
     return write_page(_entries(jobs), folder / "compare.html", lead)
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from agents.config.budget import Budget
 from agents.config.options import field_names
 from agents.config.presets import named_fields
 from agents.config.run import RunConfig
 from agents.config.train import TrainConfig, fitting
+from agents.ledger import COSTS
 from agents.records.folder import RunFolder
 from agents.registries import ALGORITHMS, VARIANTS
 from cory_env.names import unknown_name
 
-Budget = Literal["episodes", "compute"]
+EPISODES = "episodes"
+"""The budget by which every policy plays as many episodes in every variant."""
+
+RESPONSES = "responses"
+"""The budget by which every variant generates as many responses as the base configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +57,16 @@ class Grid:
     seeds: int
     kl_coefs: tuple[float, ...] = ()
     learning_rates: tuple[float, ...] = ()
-    budget: Budget = "episodes"
+    budget: str = EPISODES
+    """`episodes`, `responses`, or COST=LIMIT."""
 
 
 def plan(values: Mapping[str, Any], grid: Grid, out: Path) -> list[Job]:
     """Return the runs, seed by seed, so that what is finished first can be compared first.
 
-    With the budget `episodes`, every policy plays as many episodes in every variant. With `compute`
-    every variant generates as many responses: a single agent gets twice the iterations of a pair.
+    With the budget `episodes`, every policy plays as many episodes in every variant. With any other
+    every variant ends with the iteration that spends as much: with `responses`, what the fields
+    that all start from would generate.
 
     Args:
         values: fields that all variants start from, as far as their algorithms have them.
@@ -66,7 +74,7 @@ def plan(values: Mapping[str, Any], grid: Grid, out: Path) -> list[Job]:
         out: folder of the comparison.
 
     Raises:
-        ValueError: if a variant is unknown, or does not go together with the rest.
+        ValueError: if a variant or the budget is unknown, or does not go together with the rest.
     """
     for name in ("variants", "kl_coefs", "learning_rates"):
         several = getattr(grid, name)
@@ -81,16 +89,33 @@ def plan(values: Mapping[str, Any], grid: Grid, out: Path) -> list[Job]:
     for seed in range(base.seed, base.seed + grid.seeds):
         for variant in grid.variants:
             changes = variant_changes(variant)
-            turns = changes.get("observers", base.observers) + 1
-            scale = (base.observers + 1) / turns if grid.budget == "compute" else 1
             for setting in settings:
                 label = ",".join(f"{name}={value:g}" for name, value in setting.items())
                 folder = out / "runs" / variant / (label or "base") / str(seed)
                 run = {"seed": seed, "out": str(folder)}
-                run["iterations"] = max(1, round(base.iterations * scale))
                 fields = {**fitting({**values, **changes}), **changes, **setting, **run}
-                jobs.append(Job(variant=variant, setting=label, config=TrainConfig(**fields)))
+                config = _budgeted(TrainConfig(**fields), base, grid.budget)
+                jobs.append(Job(variant=variant, setting=label, config=config))
     return jobs
+
+
+def _budgeted(config: TrainConfig, base: RunConfig, budget: str) -> TrainConfig:
+    """Return a configuration that stops where the budget says.
+
+    Raises:
+        ValueError: if there is no such budget.
+    """
+    episodes = base.iterations * base.batch_size
+    if budget == EPISODES:
+        return config.replace(iterations=max(1, round(episodes / config.batch_size)))
+    if budget == RESPONSES:
+        limit = episodes * (base.observers + 1)
+        responses = config.batch_size * (config.observers + 1)
+        return config.replace(budget=f"{RESPONSES}={limit}", iterations=-(-limit // responses))
+    if "=" not in budget and budget not in COSTS:
+        raise ValueError(unknown_name("a budget of", [EPISODES, *COSTS], budget))
+    Budget.of(budget)
+    return config.replace(budget=budget)
 
 
 def evaluated_runs(out: Path) -> list[RunFolder]:

@@ -101,6 +101,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "agents", "train", job.config.task]
     command += command_line(job.config.imports)
     command += ["--out", job.config.out, "--resume", "--iterations", str(job.config.iterations)]
+    command += ["--budget", job.config.budget] if job.config.budget else []
     with job.folder.log_path.open("ab") as log:
         return subprocess.Popen(
             command,

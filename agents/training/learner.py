@@ -77,7 +77,8 @@ class Learner:
     def set_learning_rates(self, iteration: int) -> None:
         """Follow the schedule."""
         config = self.config
-        factor = schedule_factor(config.schedule, iteration, config.iterations, config.warmup)
+        planned = config.planned(iteration, self.ledger.row())
+        factor = schedule_factor(config.schedule, iteration, planned, config.warmup)
         for optimizers, rate in (
             (self.optimizers, config.learning_rate),
             (self.critic_optimizers, self._critic_learning_rate),

@@ -131,7 +131,7 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
     done = _restore(trainer, folder) if resume else 0
     trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, world.rank)
     if done:
-        _say_new_schedule(folder.read_config(), config, done, console)
+        _say_new_schedule(folder.read_config(), trainer, done, console)
     if isinstance(trainer.parts.reward, ClassifierReward):
         console.print(f"The reward is the {trainer.parts.reward.description}.")
     with (
@@ -145,11 +145,13 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
             _write_start(trainer, folder, config, done)
         trackers = open_trackers(config, done, console) if world.writes else ()
         with (
-            MetricLogger(out, config.iterations, console=console, trackers=trackers) as logger,
+            MetricLogger(out, config.planned, console=console, trackers=trackers) as logger,
             deferred_interrupts() as stop,
         ):
             done = _learn(trainer, folder, logger, done, stop, begin=begin)
-            stopped_by = max(world.gather_list(stop), default=0) if done < config.iterations else 0
+            stopped_by = 0
+            if done < trainer.planned(done):
+                stopped_by = max(world.gather_list(stop), default=0)
     return _end(trainer, done, stopped_by, console)
 
 
@@ -157,7 +159,7 @@ def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
     """Write what there is to write at the end of a run, then show it."""
     world, folder = trainer.world, RunFolder(trainer.config.run_folder)
     with world.together():
-        evaluation = None if stopped_by else _finish(trainer, folder)
+        evaluation = None if stopped_by else _finish(trainer, folder, done)
     if world.writes:
         report = write_report(folder.path)
         if stopped_by:
@@ -186,34 +188,34 @@ def _read_finished(folder: RunFolder, config: TrainConfig, console: Console) -> 
     """Say that there is nothing to do, and return the run as it is."""
     for last in folder.checkpoints()[-1:]:
         check_checkpoint(last)
+    metrics = folder.read_metrics()
     page = f"its page is {folder.report_path}"
     if not folder.report_path.is_file():
         page = f"`report {folder}` writes its page"
     console.print(
-        f"The run in {folder} is finished: all {config.iterations} iterations are done. Pass "
-        f"--resume with more --iterations to go on; {page}.",
+        f"The run in {folder} is finished: all {len(metrics)} iterations are done. Pass --resume "
+        f"with more --{'budget' if config.budget else 'iterations'} to go on; {page}.",
         highlight=False,
         soft_wrap=True,
     )
     evaluation = cast("Evaluation", folder.read_evaluation()) if config.evaluation_queries else None
-    metrics = folder.read_metrics()
     return Run(folder=folder.path, metrics=metrics, evaluation=evaluation, stopped_by=0)
 
 
-def _say_new_schedule(
-    before: TrainConfig, config: TrainConfig, done: int, console: Console
-) -> None:
+def _say_new_schedule(before: TrainConfig, trainer: Trainer, done: int, console: Console) -> None:
     """Say where the learning rate goes on if the schedule has another last iteration now."""
-    if done >= config.iterations or before.iterations == config.iterations:
+    config = trainer.config
+    ends = [c.planned(done, trainer.ledger.row()) for c in (before, config)]
+    if done >= ends[1] or ends[0] == ends[1]:
         return
     old, new = (
-        config.learning_rate * schedule_factor(c.schedule, done, c.iterations, c.warmup)
-        for c in (before, config)
+        config.learning_rate * schedule_factor(config.schedule, done, end, config.warmup)
+        for end in ends
     )
     if old != new:
         console.print(
-            f"The {config.schedule} schedule ends at iteration {config.iterations} now, not at "
-            f"{before.iterations}: the learning rate goes on at {new:.3g} instead of {old:.3g}.",
+            f"The {config.schedule} schedule ends at iteration {ends[1]} now, not at {ends[0]}: "
+            f"the learning rate goes on at {new:.3g} instead of {old:.3g}.",
             highlight=False,
             soft_wrap=True,
         )
@@ -255,13 +257,13 @@ def _learn(
     logger.truncate_after(done - 1)
     if done == 0:
         logger.samples(_samples(trainer, 0, references(trainer.policies)))
-    while done < config.iterations and not trainer.world.any(bool(stop)):
+    while done < trainer.planned(done) and not trainer.world.any(bool(stop)):
         row = _iterate(trainer, folder, done)
         logger.log(row, trainer.histograms.row(done))
         begin()
         done += 1
         _check_learning(trainer, folder, done)
-        if done == config.iterations or done % config.sample_every == 0:
+        if done == trainer.planned(done) or done % config.sample_every == 0:
             logger.samples(_samples(trainer, done, trainer.policies))
         if done % config.save_every == 0:
             _save(trainer, folder, done, trainer.state())
@@ -327,7 +329,7 @@ def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]
     )
 
 
-def _finish(trainer: Trainer, folder: RunFolder) -> Evaluation | None:
+def _finish(trainer: Trainer, folder: RunFolder, done: int) -> Evaluation | None:
     """Write the final policies, evaluate them and write their cards."""
     _write_final(trainer.policies, folder, trainer.world)
     config, evaluation = trainer.config, None
@@ -340,7 +342,7 @@ def _finish(trainer: Trainer, folder: RunFolder) -> Evaluation | None:
             split=config.test_split,
             num_queries=config.evaluation_queries,
         )
-        evaluation["iterations"] = config.iterations
+        evaluation["iterations"] = done
     if trainer.world.writes:
         if evaluation:
             folder.write_evaluation(evaluation)

@@ -100,6 +100,10 @@ class Trainer:
             **row,
         }
 
+    def planned(self, done: int) -> int:
+        """Return how many iterations the run will have, as far as is known after `done`."""
+        return self.config.planned(done, self.ledger.row())
+
     def _settle(self, seconds: float) -> None:
         """Add up what all processes have spent on an iteration."""
         self.ledger.add(seconds=seconds)

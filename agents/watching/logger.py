@@ -39,6 +39,10 @@ _SPEED_WINDOW = 20
 _REFRESHES_PER_SECOND = 2.0
 
 
+Planned = Callable[[int, Mapping[str, object]], int]
+"""How many iterations there will be, by how many are done and the last of their rows."""
+
+
 class MetricLogger:
     """Appends rows to the `.jsonl` files in `out` and shows the progress.
 
@@ -55,7 +59,7 @@ class MetricLogger:
     def __init__(
         self,
         out: Path,
-        total_iterations: int,
+        planned: Planned,
         *,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -64,7 +68,7 @@ class MetricLogger:
         self.console = console or Console()
         self._folder = RunFolder(out)
         self._trackers = trackers
-        self._total_iterations = total_iterations
+        self._planned = planned
         self._clock = clock
         self._started_at = clock()
         self._logged_at: deque[float] = deque(maxlen=_SPEED_WINDOW + 1)
@@ -173,11 +177,12 @@ class MetricLogger:
 
     def _progress(self) -> Progress:
         now, done = self._clock(), self._last_iteration() + 1
+        total = self._planned(done, self._rows[-1] if self._rows else {})
         since_last = now - self._logged_at[-1] if self._logged_at else 0.0
-        left = self._seconds_per_iteration() * (self._total_iterations - done) - since_last
+        left = self._seconds_per_iteration() * (total - done) - since_last
         return Progress(
             done=done,
-            total=self._total_iterations,
+            total=total,
             elapsed_s=now - self._started_at,
             left_s=left if math.isnan(left) else max(0.0, left),
         )

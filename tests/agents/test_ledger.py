@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from io import StringIO
 
 import pytest
+import torch
 from rich.console import Console
 
+from agents.config.budget import Budget
 from agents.ledger import COSTS, Costs, Ledger, total_of
 from agents.records.checkpoint import load_checkpoint, save_checkpoint
 from agents.records.folder import RunFolder
 from agents.records.rows import costs
 from agents.training.loop import train
 from agents.training.trainer import Trainer
+from tests.trajectories import timeless
 
 QUIET = Console(quiet=True)
 
@@ -47,15 +51,15 @@ def test_a_run_counts_what_is_asked_of_its_policies_and_of_the_reward(
 ):
     options = {"algorithm": algorithm, "observers": observers, "epochs": 3, "iterations": 2}
     trainer = Trainer(toy_config(**options))
-    rules, asked, drawn = trainer.games.rules, [], []
+    rules, scored, drawn = trainer.games.rules, [], []
     reward, collect = rules.reward, trainer.collect
 
     def counted_reward(examples, responses):
-        asked.append(len(responses))
+        scored.append(len(responses))
         return reward(examples, responses)
 
-    def watched_collect(seats):
-        drawn.append(collect(seats))
+    def watched_collect(*asked):
+        drawn.append(collect(*asked))
         return drawn[-1]
 
     object.__setattr__(rules, "reward", counted_reward)
@@ -68,7 +72,7 @@ def test_a_run_counts_what_is_asked_of_its_policies_and_of_the_reward(
         assert row["tokens_total"] == sum(tokens[:count])
         assert row["update_tokens_total"] == 3 * sum(tokens[:count])  # three epochs
         assert row["seconds_total"] == pytest.approx(sum(r["seconds"] for r in rows[:count]))
-    assert rows[-1]["reward_calls_total"] == sum(asked)
+    assert rows[-1]["reward_calls_total"] == sum(scored)
 
 
 def test_a_step_kl_that_ends_an_update_early_costs_less(toy_config):
@@ -100,3 +104,62 @@ def test_a_run_that_was_begun_without_a_ledger_goes_on_without_one(toy_config):
     assert "costs unknown" in folder.report_path.read_text()
     assert load_checkpoint(folder.checkpoints()[-1])[1]["ledger"] == {}
     assert json.loads(folder.metrics_path.read_text().splitlines()[-1])["seconds_total"] is None
+
+
+def test_a_budget_plans_by_what_iterations_have_cost():
+    budget = Budget.of("tokens=100")
+    assert [budget.planned(3, {"tokens_total": spent}) for spent in (30, 99, 100, 130)] == [
+        *(10, 4, 3, 3)
+    ]
+    assert Budget.of("seconds = 1e3") == Budget("seconds", 1000.0)
+    # Iterations that all cost 7 end after ⌈100 / 7⌉ of them, as is known from the first one on.
+    assert {budget.planned(done, {"tokens_total": 7 * done}) for done in range(1, 16)} == {15}
+    for wrong in ("tokens", "tokens=", "tokens=0", "tokens=-1", "tokens=nan", "tokens=1=1", "x=1"):
+        with pytest.raises(ValueError, match="Expected a budget"):
+            Budget.of(wrong)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_a_run_ends_with_the_iteration_that_spends_its_budget(toy_config, tmp_path, schedule):
+    options = {"observers": 0, "algorithm": "ppo", "schedule": schedule}
+    plain = toy_config(**options, iterations=3, out=str(tmp_path / "plain"))
+    budgeted = toy_config(**options, iterations=99, budget="responses=20")
+    runs = [train(config, console=QUIET) for config in (plain, budgeted)]
+    assert [len(run.metrics) for run in runs] == [3, 3]  # of 8 responses each
+    states = [load_checkpoint(RunFolder(run.folder).checkpoints()[-1]) for run in runs]
+    assert timeless(states[0][1]) == timeless(states[1][1])
+    assert all(torch.equal(states[0][0][key], states[1][0][key]) for key in states[0][0])
+    folder = RunFolder(budgeted.run_folder)
+    assert folder.is_finished(budgeted)
+    assert "3 iterations" in folder.report_path.read_text()
+    assert "of 99" not in folder.report_path.read_text()
+    assert not folder.is_finished(budgeted.replace(budget="responses=25"))
+
+
+def test_a_run_goes_on_with_a_larger_budget_as_if_it_had_been_there_from_the_start(
+    toy_config, tmp_path
+):
+    whole = toy_config(budget="tokens=150", out=str(tmp_path / "whole"))
+    rows = train(whole, console=QUIET).metrics
+    assert rows[-1]["tokens_total"] >= 150 > rows[-2]["tokens_total"]
+    parts = toy_config(budget="tokens=60")
+    assert len(train(parts, console=QUIET).metrics) < len(rows)
+    longer = train(parts.replace(budget="tokens=150"), resume=True, console=QUIET).metrics
+    assert list(map(timeless, longer)) == list(map(timeless, rows))
+    console = Console(record=True, quiet=False, width=200, file=StringIO())
+    train(parts.replace(budget="tokens=150"), resume=True, console=console)
+    assert "more --budget to go on" in console.export_text()
+
+
+def test_a_run_that_has_not_counted_is_refused_a_budget(toy_config):
+    config = toy_config(iterations=2)
+    folder = RunFolder(train(config, console=QUIET).folder)
+    tensors, meta = load_checkpoint(folder.checkpoints()[-1])
+    save_checkpoint(folder, 2, tensors, {**meta, "ledger": {}}, 1)
+    kept = [
+        {key: value for key, value in row.items() if not key.endswith("_total")}
+        for row in folder.read_metrics()
+    ]
+    folder.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    with pytest.raises(ValueError, match="Expected a run that counts its tokens"):
+        train(config.replace(budget="tokens=500"), resume=True, console=QUIET)

@@ -72,12 +72,19 @@ def test_a_run_that_never_began_is_planned_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("budget", "expected"), [("episodes", [60, 60, 60]), ("compute", [120, 60, 40])]
+    ("budget", "iterations", "ends"),
+    [
+        ("episodes", [60, 60, 60, 30], ""),
+        ("responses", [120, 60, 40, 60], "responses=15360"),  # 60 · 128 · 2
+        ("tokens=1e6", [60, 60, 60, 60], "tokens=1e6"),
+    ],
 )
-def test_equal_compute_is_as_many_responses(budget, expected):
-    grid = Grid(variants=("ppo", "cory-mappo", "three"), seeds=1, budget=budget)
+def test_variants_spend_alike(budget, iterations, ends, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "large", lambda: {"observers": 0, "batch_size": 256})
+    grid = Grid(variants=("ppo", "cory-mappo", "three", "large"), seeds=1, budget=budget)
     jobs = plan({"iterations": 60}, grid, Path("out"))
-    assert [job.config.iterations for job in jobs] == expected
+    assert [job.config.iterations for job in jobs] == iterations
+    assert {job.config.budget for job in jobs} == {ends}
 
 
 def outcome(variant: str, seed: int, reward: float, kl: float, setting: str = "") -> Outcome:
@@ -153,6 +160,7 @@ def test_frontiers_are_over_eta_alone():
 def test_a_comparison_runs_goes_on_and_is_shown(tmp_path, capsys):
     out = tmp_path / "compared"
     arguments = ["compare", "toy", "--variants", "ppo", "cory-mappo", "--seeds", "2", *SMALL]
+    arguments += ["--budget", "responses"]
     assert main([*arguments, "--out", str(out), "--jobs", "2"]) == 0
     shown = capsys.readouterr().out
     assert "4/4 " in shown
@@ -161,6 +169,9 @@ def test_a_comparison_runs_goes_on_and_is_shown(tmp_path, capsys):
     assert [(r["variant"], r["seed"], len(r["policies"])) for r in results] == [
         *[("ppo", 0, 1), ("cory-mappo", 0, 2), ("ppo", 1, 1), ("cory-mappo", 1, 2)]
     ]
+    assert {r["costs"]["responses"] for r in results} == {2 * 8 * 2}
+    assert "ppo: 32 responses" in " ".join(shown.split())
+    assert len(read_metrics(out / "runs/ppo/base/0/metrics.jsonl")) == 4
     evaluation = json.loads((out / "runs/ppo/base/1/evaluation.json").read_text())
     alone = next(row for row in evaluation["rows"] if row["name"] == "llm_0")
     assert results[2]["policies"]["llm_0"]["reward"] == alone["reward"][0]

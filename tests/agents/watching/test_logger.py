@@ -34,7 +34,7 @@ def terminal_console(columns: int = 120) -> tuple[Console, io.StringIO]:
 
 
 def logger_in(out: Path, total_iterations: int = 10) -> MetricLogger:
-    return MetricLogger(out, total_iterations, console=plain_console()[0])
+    return MetricLogger(out, lambda *_: total_iterations, console=plain_console()[0])
 
 
 def metrics(iteration: int, num_policies: int = 2) -> MetricRow:
@@ -199,7 +199,7 @@ def test_without_a_terminal_each_iteration_is_one_plain_line_with_stable_columns
     tmp_path: Path,
 ) -> None:
     console, output = plain_console()
-    with MetricLogger(tmp_path, 100, console=console) as logger:
+    with MetricLogger(tmp_path, lambda *_: 100, console=console) as logger:
         for iteration in range(12):
             logger.log(metrics(iteration))
         logger.log(metrics(12) | {"llm_0/kl": math.nan, "llm_0/task_reward": -123456.0})
@@ -214,7 +214,7 @@ def test_without_a_terminal_each_iteration_is_one_plain_line_with_stable_columns
 
 def test_one_policy_has_one_block_in_the_plain_line(tmp_path: Path) -> None:
     console, output = plain_console()
-    MetricLogger(tmp_path, 5, console=console).log(metrics(0, num_policies=1))
+    MetricLogger(tmp_path, lambda *_: 5, console=console).log(metrics(0, num_policies=1))
     assert output.getvalue().count("llm_") == 1
 
 
@@ -225,7 +225,7 @@ def test_the_time_left_follows_the_pace_and_a_resumed_run_counts_only_what_remai
         logger_in(tmp_path).log(metrics(iteration))
     console, output = plain_console()
     now = 1000.0
-    with MetricLogger(tmp_path, 10, console=console, clock=lambda: now) as logger:
+    with MetricLogger(tmp_path, lambda *_: 10, console=console, clock=lambda: now) as logger:
         for iteration, duration_s in ((4, 60.0), (5, 30.0), (6, 10.0)):
             now += duration_s
             logger.log(metrics(iteration))
@@ -241,7 +241,7 @@ def test_on_a_terminal_the_live_table_shows_each_policy_its_change_and_its_text(
     tmp_path: Path,
 ) -> None:
     console, output = terminal_console()
-    with MetricLogger(tmp_path, 10, console=console) as logger:
+    with MetricLogger(tmp_path, lambda *_: 10, console=console) as logger:
         logger.samples([sample(0, "reference", " never shown"), sample(0, "llm_1", " was [b]x")])
         for iteration in range(4):
             logger.log(metrics(iteration))
@@ -256,7 +256,7 @@ def test_ctrl_c_leaves_the_terminal_with_a_visible_cursor(tmp_path: Path) -> Non
     console, output = terminal_console()
 
     def train_until_interrupted() -> None:
-        with MetricLogger(tmp_path, 10, console=console) as logger:
+        with MetricLogger(tmp_path, lambda *_: 10, console=console) as logger:
             logger.log(metrics(0))
             raise KeyboardInterrupt
 
@@ -270,7 +270,7 @@ def test_ctrl_c_leaves_the_terminal_with_a_visible_cursor(tmp_path: Path) -> Non
 def test_escape_codes_of_a_model_do_not_reach_the_terminal(tmp_path: Path) -> None:
     console, output = terminal_console()
     rows = [sample(0, "reference"), sample(1, "llm_0", " \x1b]0;owned\x07\x1b[2J bad")]
-    with MetricLogger(tmp_path, 10, console=console) as logger:
+    with MetricLogger(tmp_path, lambda *_: 10, console=console) as logger:
         logger.samples(rows)
         logger.log(metrics(0))
     print_before_after(rows, console)

@@ -157,7 +157,11 @@ def _check_shares(config: TrainConfig, size: int) -> None:
 
 def _policy(config: TrainConfig, name: str, backbone: Backbone) -> LLMPolicy:
     return LLMPolicy(
-        name=name, backbone=backbone, temperature=config.temperature, top_p=config.top_p
+        name=name,
+        backbone=backbone,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        label=config.algorithm_config.prompt_label,
     )
 
 

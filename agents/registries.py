@@ -27,6 +27,9 @@ ALGORITHMS: Registry[Any] = Registry(
         "grpo": "agents.algorithms.grpo:GRPO",
         "dr_grpo": "agents.algorithms.dr_grpo:DrGRPO",
         "gspo": "agents.algorithms.gspo:GSPO",
+        "awr": "agents.algorithms.awr:AWR",
+        "expert_iteration": "agents.algorithms.expert_iteration:ExpertIteration",
+        "rcrl": "agents.algorithms.rcrl:RCRL",
     },
     base="agents.algorithms.base:Algorithm",
 )

@@ -165,9 +165,11 @@ class Prepared:
     """One turn after `Algorithm.prepare`: what is logged, and what is learnt."""
 
     scored: ScoredTurn
-    batch: TrainBatch | None
+    batch: TokenBatch | None
     """Any rows in any number that is the same on every process and a multiple of the minibatch's;
     None to learn nothing from the turn."""
+    restarts: bool = False
+    """Whether the policy goes back to the weights that the run began with before it learns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from torch import Tensor
 
 from agents.algorithms.kl import KLController
 from agents.algorithms.practice import CAP, practice_rollouts
-from agents.config.algorithm import AlgorithmConfig
+from agents.config.algorithm import AlgorithmConfig, LearningConfig
 from agents.distributed.world import World
 from agents.maths.advantages import next_step, token_rewards, whiten
 from agents.maths.distributions import k2, k3
@@ -75,14 +75,18 @@ class Algorithm(ABC):
 
     critic: ClassVar[Literal["local", "central"] | None] = None
     """Whether each policy has a critic of its own, one serves all of them, or there is none."""
-    Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    Config: ClassVar[type[LearningConfig]] = AlgorithmConfig
     """What one may configure. An algorithm of your own derives from it for fields of its own, which
     are flags then, and stand in config.json."""
     config: AlgorithmConfig
+    losses: ClassVar[tuple[str, ...]] = ("clip_fraction", "approx_kl")
+    """The metrics of its loss, which are 0 of a policy that learns nothing in an iteration."""
+    smoke: ClassVar[Mapping[str, Any]] = {}
+    """Fields with which it learns the games of seconds that the tests play."""
 
     def __init__(
         self,
-        config: AlgorithmConfig,
+        config: Any,
         policies: Mapping[str, Policy],
         critics: Mapping[str, ValueFunction],
         controllers: Mapping[str, KLController],
@@ -92,7 +96,7 @@ class Algorithm(ABC):
         """Take hold of what learns.
 
         Args:
-            config: its own.
+            config: its own, of the class `Config`.
             policies: by name.
             critics: by policy name; the same object for all if the critic is central, none without.
             controllers: KL coefficients by policy name.
@@ -224,6 +228,19 @@ class Algorithm(ABC):
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Go back to what `tensors` returned."""
 
+    @property
+    def restarts(self) -> bool:
+        """Whether policies may go back to the weights that the run began with."""
+        return False
+
+    def figures(self, policy: str) -> dict[str, float]:
+        """Return what else is logged of a policy in this iteration, the same on all processes."""
+        return {}
+
+    def warning(self) -> str:
+        """Return a line for the user, if this iteration has shown that something must change."""
+        return ""
+
     def _moments(self) -> dict[str, Moments]:
         return {f"reward/{name}": moments for name, moments in self.reward_moments.items()}
 
@@ -345,7 +362,7 @@ class Algorithm(ABC):
         """Whiten what each turn teaches by itself, or all by the moments of their union."""
         if self.config.whitening == "none":
             return prepared
-        batches = [turn.batch for turn in prepared if turn.batch]
+        batches = [turn.batch for turn in prepared if isinstance(turn.batch, TrainBatch)]
         kept = [batch.advantages[batch.response_mask] for batch in batches]
         joint = self.config.whitening == "joint"
         populations = (

@@ -6,18 +6,20 @@ class `Config` in itself, derived from one of these or of `agents.config.algorit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from agents.config.algorithm import (
     KL,
     AlgorithmConfig,
     CriticConfig,
+    LearningConfig,
     Normalization,
     Ratio,
     Whitening,
 )
-from agents.config.options import AtLeast
+from agents.config.options import Above, AtLeast
 
 if TYPE_CHECKING:
     from agents.config.run import RunConfig
@@ -94,3 +96,120 @@ class GSPOConfig(GRPOConfig):
     ratio: Ratio = "sequence"
     clip: Annotated[float, AtLeast(0)] = 3e-4
     clip_high: Annotated[float | None, AtLeast(0)] = 4e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AWRConfig(MAPPOConfig):
+    """AWR: responses are imitated in proportion to their advantage."""
+
+    beta: Annotated[float, Above(0)] = 1.0
+    """Temperature of the weights exp(A/β); > 0."""
+    weight_cap: Annotated[float, Above(0)] = 20.0
+    """Largest weight of a token; > 0."""
+    hard: Annotated[float | None, AtLeast(0)] = None
+    """Imitate what has an advantage above this, and nothing else; None for weights exp(A/β)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitationConfig(LearningConfig):
+    """What is imitated of one's own responses, and when."""
+
+    group_size: Annotated[int, AtLeast(1)] = 8
+    accept: str = "1.0"
+    """Which responses are good: those that earn at least this much, or, as in `top:0.25`, the best
+    quarter of an iteration."""
+    finished: bool = True
+    """Take responses only that have ended by themselves; `--no-finished` for tasks whose answers
+    fill max_new_tokens."""
+    per_query: Annotated[int, AtLeast(1)] = 4
+    """Different responses that are taken of one query and seat in an iteration; >= 1."""
+    learn_every: Annotated[int, AtLeast(1)] = 8
+    """Iterations of a round, at whose end the policies learn all that is in the buffer; >= 1."""
+    restart: Literal["previous", "beginning"] = "previous"
+    """Where a policy starts from when it learns: from where it is, or from the weights that the run
+    began with."""
+    distill: Literal["own", "solo", "both"] = "own"
+    """Behind what an observer's responses are imitated: what it read, the query alone, or both."""
+    buffer_size: Annotated[int, AtLeast(1)] = 10_000
+    """Responses of a policy that are kept, the latest; >= 1."""
+
+    def check(self, run: RunConfig) -> None:
+        """Check what is accepted."""
+        super().check(run)
+        _ = self.share, self.bound
+
+    @property
+    def share(self) -> float | None:
+        """The best share of an iteration that is good, if `accept` names one.
+
+        Raises:
+            ValueError: if it is no share.
+        """
+        if not self.accept.startswith("top:"):
+            return None
+        share = _number(self.accept.removeprefix("top:"))
+        if share is None or not 0 < share < 1:
+            raise ValueError(
+                f"Expected accept to be top:SHARE with a share between 0 and 1, got "
+                f"{self.accept!r}: try --accept top:0.25."
+            )
+        return share
+
+    @property
+    def bound(self) -> float:
+        """The least task reward of a good response, if `accept` names one.
+
+        Raises:
+            ValueError: if it names neither a reward nor a share.
+        """
+        if self.share is not None:
+            return -math.inf
+        bound = _number(self.accept)
+        if bound is None:
+            raise ValueError(
+                f"Expected accept to be a task reward or top:SHARE, got {self.accept!r}: try "
+                "--accept 1.0, or --accept top:0.25."
+            )
+        return bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertIterationConfig(ImitationConfig):
+    """Expert iteration: good responses are imitated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RCRLConfig(ImitationConfig):
+    """Return-conditioned RL: all responses are imitated, behind a label of how good they are."""
+
+    good_label: str = "Right. "
+    """What stands before the prompt of a good response, and before every prompt that is asked."""
+    bad_label: str = "Wrong. "
+    """What stands before the prompt of another response when it is imitated."""
+
+    def check(self, run: RunConfig) -> None:
+        """Check that the labels differ."""
+        super().check(run)
+        if self.good_label == self.bad_label:
+            raise ValueError(
+                f"Expected good_label and bad_label to differ, got {self.good_label!r} twice: pass "
+                "another --bad-label."
+            )
+
+    @property
+    def prompt_label(self) -> str:
+        """The good one: it is good responses that are asked for."""
+        return self.good_label
+
+    @property
+    def contrast_label(self) -> str:
+        """The bad one: a policy that heeds the label answers worse behind it."""
+        return self.bad_label
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -13,7 +13,7 @@ import torch
 
 from agents.algorithms.configs import HAPPOConfig
 from agents.algorithms.mappo import MAPPO
-from agents.types import Prepared
+from agents.types import Prepared, TrainBatch
 
 
 class HAPPO(MAPPO):
@@ -32,11 +32,11 @@ class HAPPO(MAPPO):
     def after_update(self, policy: str, asks: Sequence[int], prepared: list[Prepared]) -> None:
         """Multiply the weights of the later turns by the policy's ratio of whole responses."""
         for ask in asks:
-            if (batch := prepared[ask].batch) is None:
+            if not isinstance(batch := prepared[ask].batch, TrainBatch):
                 continue
             scores = self.policies[policy].score(batch, batch.ref_hidden)
             ratios = (scores.log_probs - batch.old_log_probs).sum(1).exp()
             for index, later in enumerate(prepared[ask + 1 :], start=ask + 1):
-                if later.batch:
+                if isinstance(later.batch, TrainBatch):
                     weights = later.batch.weights * ratios[:, None]
                     prepared[index] = replace(later, batch=replace(later.batch, weights=weights))

@@ -23,8 +23,34 @@ Whitening = Literal["role", "joint", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlgorithmConfig(Options):
-    """What all algorithms share."""
+class LearningConfig(Options):
+    """What all algorithms share, those that follow no gradient of rewards included."""
+
+    kl_coef: Annotated[float, AtLeast(0)] = 0.28
+    """η, price of one nat; >= 0."""
+    kl_target: Annotated[float | None, Above(0)] = None
+    """Nats per response that η is steered towards, > 0; None keeps η fixed."""
+    group_size: Annotated[int, AtLeast(1)] = 1
+    """Episodes per query, which critic-free algorithms compare; divides batch_size."""
+
+    @property
+    def prompt_label(self) -> str:
+        """What a policy reads before each of its prompts, in training and afterwards."""
+        return ""
+
+    @property
+    def contrast_label(self) -> str:
+        """The label of an evaluation that shows whether labels are heeded; empty for none."""
+        return ""
+
+    def check(self, run: RunConfig) -> None:
+        """Check that a batch is whole groups."""
+        expect_divisor("group_size", self.group_size, run.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig(LearningConfig):
+    """What all algorithms share that follow the gradient of the objective."""
 
     kl: KL = "exact"
     """`exact`: full-vocabulary KL with its direct gradient. `k1`: the sampled log-ratio in the
@@ -34,12 +60,6 @@ class AlgorithmConfig(Options):
     kl_prompt: Literal["own", "solo"] = "own"
     """What the reference reads that an observer is held to: all that the observer reads, or the
     query alone, as the observer itself does when it is used without a partner."""
-    kl_coef: Annotated[float, AtLeast(0)] = 0.28
-    """η, price of one nat; >= 0."""
-    kl_target: Annotated[float | None, Above(0)] = None
-    """Nats per response that η is steered towards, > 0; None keeps η fixed."""
-    group_size: Annotated[int, AtLeast(1)] = 1
-    """Episodes per query, which critic-free algorithms compare; divides batch_size."""
     ratio: Ratio = "token"
     """Whether each token has a ratio of its own or all of a response share their geometric mean."""
     normalization: Normalization = "constant"
@@ -74,8 +94,8 @@ class AlgorithmConfig(Options):
     direct KL term is scaled alike."""
 
     def check(self, run: RunConfig) -> None:
-        """Check that a batch is whole groups, and that all can read what they practise on."""
-        expect_divisor("group_size", self.group_size, run.batch_size)
+        """Check that all can read what they practise on."""
+        super().check(run)
         if self.practice == "all" and len(set(run.models)) > 1:
             raise ValueError(
                 "Expected one base model with practice all (a policy weighs the tokens of the "

@@ -23,7 +23,7 @@ _LISTS = ("model", "lora_targets", "trackers")
 _MAPPINGS = ("task_options", "lora_rank_pattern")
 
 
-_PATHS = ("out", "model", "reward")
+_PATHS = ("out", "start", "model", "reward")
 
 
 _REGISTER = {

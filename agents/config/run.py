@@ -41,6 +41,9 @@ class RunConfig(Options):
     """How policies learn; it brings fields of its own."""
     out: Annotated[str, MAY_CHANGE] = ""
     """Run folder; empty for runs/TASK (a `-` for its colon)."""
+    start: str = ""
+    """Run folder whose policies of the same names these begin as, by its last checkpoint; the
+    reference stays the base model. Empty for the base model itself."""
     seed: Annotated[int, AtLeast(0)] = 0
     """Seeds queries, adapters, critics and sampling; >= 0."""
     iterations: Annotated[int, AtLeast(1), MAY_CHANGE] = 45

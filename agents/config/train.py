@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agents.config.algorithm import AlgorithmConfig
+from agents.config.algorithm import AlgorithmConfig, LearningConfig
 from agents.config.archives import FORMAT, current
 from agents.config.named_models import NAMED_MODELS
 from agents.config.options import Options, field_names, having, options_of, values_of
@@ -43,7 +43,7 @@ class TrainConfig(RunConfig):
             engine has no such field.
     """
 
-    algorithm_config: AlgorithmConfig
+    algorithm_config: LearningConfig
     """What the algorithm brings."""
     engine_config: Options
     """What the engine brings."""
@@ -204,7 +204,7 @@ def _brought(run: RunConfig, flat: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return what the algorithm and the engine of a run make of flat values."""
     _, *kinds = owners(run.algorithm, run.engine)
     algorithm, engine = (kind(**_part(kind, flat)) for kind in kinds)
-    if algorithm.importance_cap is None:
+    if isinstance(algorithm, AlgorithmConfig) and algorithm.importance_cap is None:
         # Partners of a pool answer as they were: their present weights are not what sampled.
         cap = ENGINES.find(run.engine).importance_cap or (2.0 if run.pool_size else None)
         algorithm = replace(algorithm, importance_cap=cap)

@@ -23,7 +23,7 @@ def references(policies: Mapping[str, LLMPolicy]) -> dict[str, LLMPolicy]:
     owners = sorted(first.values(), key=list(policies).index)
     names = [REFERENCE] if len(owners) == 1 else [f"{REFERENCE} of {name}" for name in owners]
     return {
-        name: replace(policies[owner], name=name, learns=False)
+        name: replace(policies[owner], name=name, learns=False, label="")
         for name, owner in zip(names, owners, strict=True)
     }
 

@@ -56,7 +56,7 @@ def evaluate_policies(
     rows: list[EvaluationRow] = []
     counted: list[Answers] = []
     assigned: list[Float64Array] = []
-    for names, team in _teams(policies):
+    for names, team in _teams(policies, config.algorithm_config.contrast_label):
         seats = answers(team, decoding=decoding)
         best = answers(team, decoding=one) if decoding.greedy_too else None
         assigned += _team_rewards(seats)
@@ -101,10 +101,19 @@ def exchange_loss(assigned: Sequence[Float64Array]) -> Interval:
     return bootstrap_interval(own - np.mean(exchanged, axis=0))
 
 
-def _teams(policies: Mapping[str, LLMPolicy]) -> Iterator[tuple[list[str], list[LLMPolicy]]]:
-    """Yield who answers: references and policies alone, then the team in every assignment."""
+def _teams(
+    policies: Mapping[str, LLMPolicy], contrast: str
+) -> Iterator[tuple[list[str], list[LLMPolicy]]]:
+    """Yield who answers: references and policies alone, then the team in every assignment.
+
+    Args:
+        policies: by name.
+        contrast: a label behind which every policy answers alone, too; empty for none.
+    """
     for name, policy in {**references(policies), **policies}.items():
         yield [name], [policy]
+    for name, policy in policies.items() if contrast else ():
+        yield [f"{name} behind {contrast.strip()!r}"], [policy.labelled(contrast)]
     order = list(policies)
     for shift in range(len(order) if len(order) > 1 else 0):
         names = order[shift:] + order[:shift]

@@ -30,6 +30,28 @@ def clipped_surrogate(
     return torch.minimum(ratio * advantages, clipped * advantages)
 
 
+def advantage_weights(
+    advantages: Tensor, beta: float, cap: float, hard: float | None = None
+) -> Tensor:
+    """Weights of an advantage-weighted regression: min(exp(A/β), cap), or 1[A > ε].
+
+    Source: AWR (Peng et al. 2019, arXiv 1910.00177), algorithm 1 and its cap of 20; the hard form
+        is the binary one of CRR (Wang et al. 2020, arXiv 2006.15134).
+
+    Args:
+        advantages: (B, T).
+        beta: β > 0.
+        cap: largest weight.
+        hard: ε; None for the exponential form.
+
+    Returns:
+        (B, T).
+    """
+    if hard is not None:
+        return (advantages > hard).to(advantages.dtype)
+    return (advantages / beta).exp().clamp(max=cap)
+
+
 def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """Mean log-ratio of each response, at each of its tokens.
 

@@ -73,6 +73,10 @@ class Policy(Protocol):
         """Return what it trains, by name."""
         ...
 
+    def labelled(self, label: str) -> Policy:
+        """Return the same policy with another label before its prompts."""
+        ...
+
     def encode(
         self,
         prompts: Sequence[str],
@@ -97,6 +101,10 @@ class Policy(Protocol):
 
     def score(self, tokens: TokenBatch, ref_hidden: Tensor) -> Scores:
         """Score responses under the sampling distribution, differentiably."""
+        ...
+
+    def log_probs(self, tokens: TokenBatch) -> Tensor:
+        """Return the log-probs (B, T) of responses, differentiably; 0 where masked."""
         ...
 
     def padded(

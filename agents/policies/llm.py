@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ class LLMPolicy:
     """> 0."""
     top_p: float = 1.0
     """In (0, 1]."""
+    label: str = ""
+    """What it reads before every prompt, such as what kind of answer is wanted."""
 
     @property
     def adapter(self) -> str | None:
@@ -53,6 +55,10 @@ class LLMPolicy:
         assert self.learns, f"{self.name} does not learn"
         return self.backbone.parameters(self.name)
 
+    def labelled(self, label: str) -> LLMPolicy:
+        """Return the same policy with another label before its prompts."""
+        return replace(self, label=label)
+
     def encode(
         self,
         prompts: Sequence[str],
@@ -61,7 +67,7 @@ class LLMPolicy:
     ) -> tuple[Tensor, Tensor]:
         """Tokenize prompts to ids and mask, both (B, L), padded on the left.
 
-        Chat models read a prompt as a user's message.
+        Chat models read a prompt as a user's message. The policy's label comes before each.
 
         Args:
             prompts: B texts.
@@ -73,7 +79,7 @@ class LLMPolicy:
                 there is nothing to say behind a prefix.
         """
         backbone = self.backbone
-        rows = prompt_ids(backbone.tokenizer, prompts)
+        rows = prompt_ids(backbone.tokenizer, [self.label + prompt for prompt in prompts])
         if not rows or not all(rows):
             raise ValueError(f"Expected prompts of at least one token, got {list(prompts)[:3]!r}.")
         longest = max(range(len(rows)), key=lambda row: len(rows[row]))
@@ -182,17 +188,20 @@ class LLMPolicy:
             ref_hidden: (B, T, D) from `response_hidden` of the reference.
         """
         hidden = response_hidden(self.backbone, self.adapter, tokens)
-        flat = [t.flatten(0, 1) for t in (hidden, ref_hidden, tokens.response_ids)]
-        chunks = []
-        for start in range(0, len(flat[0]), CHUNK_TOKENS):
-            parts = [t[start : start + CHUNK_TOKENS] for t in flat]
-            if torch.is_grad_enabled() and len(flat[0]) > CHUNK_TOKENS:
-                chunks.append(checkpoint(self._score_chunk, *parts, use_reentrant=False))
-            else:
-                chunks.append(self._score_chunk(*parts))
-        shape, mask = tokens.response_ids.shape, tokens.response_mask
-        parts = (torch.cat(c).view(shape) * mask for c in zip(*chunks, strict=True))
+        parts = _in_chunks(self._score_chunk, tokens, hidden, ref_hidden)
         return Scores(*parts, hidden=hidden)
+
+    def log_probs(self, tokens: TokenBatch) -> Tensor:
+        """Return the log-probs (B, T) of responses alone, differentiably; 0 where masked.
+
+        They are those of `score`, without what takes a reference.
+        """
+        hidden = response_hidden(self.backbone, self.adapter, tokens)
+        return _in_chunks(self._log_prob_chunk, tokens, hidden)[0]
+
+    def _log_prob_chunk(self, hidden: Tensor, ids: Tensor) -> tuple[Tensor]:
+        log_probs = self._log_softmax(self.backbone.logits(self.adapter, hidden), ids)
+        return (log_probs.gather(-1, ids[:, None])[:, 0],)
 
     def _score_chunk(
         self, hidden: Tensor, ref_hidden: Tensor, ids: Tensor
@@ -264,6 +273,22 @@ def _unknown_token(backbone: Backbone, token: int) -> str:
         f"{backbone.tokenizer.convert_ids_to_tokens(token)!r} with id {token}: leave it out of the "
         "query, or resize_token_embeddings(len(tokenizer)) and save the model again."
     )
+
+
+def _in_chunks(
+    score: Callable[..., tuple[Tensor, ...]], tokens: TokenBatch, *hidden: Tensor
+) -> list[Tensor]:
+    """Return what `score` says of (N, D) hidden states and (N,) ids, as (B, T), 0 where masked."""
+    flat = [t.flatten(0, 1) for t in (*hidden, tokens.response_ids)]
+    chunks: list[tuple[Tensor, ...]] = []
+    for start in range(0, len(flat[0]), CHUNK_TOKENS):
+        parts = [t[start : start + CHUNK_TOKENS] for t in flat]
+        if torch.is_grad_enabled() and len(flat[0]) > CHUNK_TOKENS:
+            chunks.append(checkpoint(score, *parts, use_reentrant=False))  # type: ignore[arg-type]
+        else:
+            chunks.append(score(*parts))
+    shape, mask = tokens.response_ids.shape, tokens.response_mask
+    return [torch.cat(chunk).view(shape) * mask for chunk in zip(*chunks, strict=True)]
 
 
 def response_hidden(backbone: Backbone, name: str | None, tokens: TokenBatch) -> Tensor:

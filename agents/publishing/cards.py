@@ -190,6 +190,7 @@ def _card(run: RunFiles, folder: Path, address: str, base: str) -> str:
         "queries one after the other and exchanging roles "
         "([CORY](https://arxiv.org/abs/2410.06101)).",
         f"## Loading\n\n```python\n{load}\n```",
+        *_label(run.config),
         *(_loading_elsewhere(model, address) if is_adapter else ()),
         *_figures(run.evaluation),
         *_samples(run, folder.name),
@@ -199,6 +200,13 @@ def _card(run: RunFiles, folder: Path, address: str, base: str) -> str:
         _configuration(run.config),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _label(config: Mapping[str, object]) -> list[str]:
+    """Say what must stand before each prompt, if anything must."""
+    if not (label := config.get("good_label")):
+        return []
+    return [f"Every prompt must begin with `{label}`, as it did in training and evaluation."]
 
 
 def _data(run: RunFiles, folder: Path, base: str) -> ModelCardData:

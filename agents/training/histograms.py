@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.distributed.world import World
 from agents.records.rows import HistogramRow
-from agents.types import LossOutput, ScoredTurn, TrainBatch
+from agents.types import LossOutput, ScoredTurn, TokenBatch
 
 _NUM_BINS = 25
 """Odd: the middle bin of the log-ratios lies around 0."""
@@ -53,7 +53,7 @@ class Histograms:
         """Forget the log-ratios of the epoch before."""
         self._counts.pop((policy, "log_ratio"), None)
 
-    def add(self, policy: str, batch: TrainBatch, output: LossOutput) -> None:
+    def add(self, policy: str, batch: TokenBatch, output: LossOutput) -> None:
         """Count the log-ratios of a minibatch, as they were before its step."""
         if output.log_ratios is None:
             return

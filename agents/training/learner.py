@@ -5,8 +5,8 @@ It is handed batches and knows neither games nor roles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
 from agents.algorithms.base import Algorithm
-from agents.config.algorithm import CriticConfig
+from agents.config.algorithm import AlgorithmConfig, CriticConfig
 from agents.config.run import RunConfig
 from agents.distributed.sharding import clip_gradients, spread_like
 from agents.distributed.world import World
@@ -24,10 +24,7 @@ from agents.maths.schedules import schedule_factor, stratified_order
 from agents.policies.weights import check_policy_tensors
 from agents.records.checkpoint import optimizer_tensors, restore_optimizer
 from agents.training.histograms import Histograms
-from agents.types import Prepared, TrainBatch
-
-_SKIPPED = ("clip_fraction", "approx_kl", "gradient_norm", "skipped")
-"""What is logged as 0 of a policy that has learnt nothing in an iteration."""
+from agents.types import LossOutput, Prepared, TokenBatch
 
 
 class Learner:
@@ -59,6 +56,24 @@ class Learner:
             for owner in self.owners
         }
         self.skipped_in_a_row = dict.fromkeys(self.policies, 0)
+        self.beginnings: dict[str, Tensor] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Take the weights that the policies have for those that the run begins with."""
+        if self.algorithm.restarts:
+            self.beginnings = {
+                f"{name}/{key}": parameter.detach().clone()
+                for name, policy in self.policies.items()
+                for key, parameter in policy.parameters().items()
+            }
+
+    @torch.no_grad()
+    def _restart(self, policy: str) -> None:
+        """Give a policy the weights that the run began with, and a fresh optimizer."""
+        for key, parameter in self.policies[policy].parameters().items():
+            parameter.copy_(self.beginnings[f"{policy}/{key}"])
+        self.optimizers[policy].state.clear()
 
     @property
     def _critic_learning_rate(self) -> float:
@@ -115,11 +130,14 @@ class Learner:
         batches = [turn.batch for turn in turns if turn.batch]
         if counts:
             self.histograms.start(policy, [turn.scored for turn in turns])
+        if any(turn.restarts for turn in turns):
+            self._restart(policy)
         if not batches:
-            return dict.fromkeys(_SKIPPED, 0.0)
-        batch = TrainBatch.join(batches)
+            return dict.fromkeys((*self.algorithm.losses, "gradient_norm", "skipped"), 0.0)
+        batch = type(batches[0]).join(batches)
         lengths = self.world.gather(batch.response_mask.sum(1).cpu())
-        limit = self.algorithm.config.max_step_kl
+        climbs = self.algorithm.config
+        limit = climbs.max_step_kl if isinstance(climbs, AlgorithmConfig) else None
         history: list[dict[str, Tensor]] = []
         for _ in range(config.epochs):
             if counts:
@@ -131,15 +149,14 @@ class Learner:
             ]
             history += steps
             self.ledger.add(update_tokens=int(batch.response_mask.sum()))
-            step_kl = float(torch.stack([step["approx_kl"] for step in steps]).mean())
-            if limit is not None and step_kl > limit:
+            if limit is not None and _mean(steps, "approx_kl") > limit:
                 break
-        return {key: float(torch.stack([m[key] for m in history]).mean()) for key in history[0]}
+        return {key: _mean(history, key) for key in history[0]}
 
     def step(
         self,
         policy: str,
-        batch: TrainBatch,
+        batch: TokenBatch,
         rows: Tensor,
         totals: Totals,
         *,
@@ -176,15 +193,17 @@ class Learner:
         }
 
     def _accumulate(
-        self, policy: str, batch: TrainBatch, rows: Tensor, totals: Totals, *, counts: bool
+        self, policy: str, batch: TokenBatch, rows: Tensor, totals: Totals, *, counts: bool
     ) -> dict[str, Tensor]:
         """Add up the gradients of this process's share of the rows, some at a time."""
         shares: list[dict[str, Tensor]] = []
         own = rows[self.world.rows(len(rows))] - self.world.rank * len(batch)
         size = self.config.microbatch_size or len(own)
+        # Batches are of the class that the algorithm's own `prepare` makes.
+        loss = cast("Callable[[str, Any, Totals], LossOutput]", self.algorithm.loss)
         for part in own.to(batch.response_ids.device).split(size):
             part_batch = batch.take(part)
-            output = self.algorithm.loss(policy, part_batch, totals)
+            output = loss(policy, part_batch, totals)
             output.loss.backward()
             if counts:
                 self.histograms.add(policy, part_batch, output)
@@ -201,6 +220,7 @@ class Learner:
         for name, parameters, optimizer in self._trained():
             tensors |= {f"{name}/{key}": parameter for key, parameter in parameters.items()}
             tensors |= optimizer_tensors(_optimizer_of(name), optimizer)
+        tensors |= {f"beginning/{key}": weights for key, weights in self.beginnings.items()}
         return tensors, {"skipped_in_a_row": self.skipped_in_a_row}
 
     @torch.no_grad()
@@ -215,6 +235,8 @@ class Learner:
             for key, parameter in parameters.items():
                 parameter.copy_(spread_like(parameter, tensors[f"{name}/{key}"]))
             restore_optimizer(_optimizer_of(name), optimizer, tensors, spread_like)
+        for key, weights in self.beginnings.items():
+            weights.copy_(spread_like(weights, tensors[f"beginning/{key}"]))
         self.skipped_in_a_row = dict(meta["skipped_in_a_row"])
 
     def _trained(self) -> Iterator[tuple[str, dict[str, nn.Parameter], torch.optim.Optimizer]]:
@@ -228,6 +250,10 @@ class Learner:
 def _totals(lengths: Tensor) -> Totals:
     """Return the totals of rows of these lengths; what has no token that counts is no episode."""
     return Totals(max(1, int((lengths > 0).sum())), max(1, int(lengths.sum())))
+
+
+def _mean(metrics: Iterable[Mapping[str, Tensor]], key: str) -> float:
+    return float(torch.stack([step[key] for step in metrics]).mean())
 
 
 def _optimizer_of(name: str) -> str:

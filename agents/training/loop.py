@@ -127,8 +127,11 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
         console = Console(quiet=True)
     if finished:
         return _read_finished(folder, config, console)
+    first = _first_weights(config, resuming=resume and bool(folder.checkpoints()))
     trainer = Trainer(config, world)
     done = _restore(trainer, folder) if resume else 0
+    if first:
+        trainer.start_from(load_checkpoint(first)[0])
     trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, world.rank)
     if done:
         _say_new_schedule(folder.read_config(), trainer, done, console)
@@ -260,6 +263,8 @@ def _learn(
     while done < trainer.planned(done) and not trainer.world.any(bool(stop)):
         row = _iterate(trainer, folder, done)
         logger.log(row, trainer.histograms.row(done))
+        if (line := trainer.algorithm.warning()) and trainer.world.writes:
+            logger.console.print(line, highlight=False, soft_wrap=True)
         begin()
         done += 1
         _check_learning(trainer, folder, done)
@@ -317,6 +322,23 @@ def _restore(trainer: Trainer, folder: RunFolder) -> int:
     for last in folder.checkpoints()[-1:]:
         trainer.load_state(*load_checkpoint(last))
     return folder.iterations_done()
+
+
+def _first_weights(config: TrainConfig, *, resuming: bool) -> Path | None:
+    """Return the checkpoint of another run that this one starts from.
+
+    Raises:
+        ValueError: if there is none where the configuration says.
+    """
+    if resuming or not config.start:
+        return None
+    if not (found := RunFolder(Path(config.start)).checkpoints()):
+        raise ValueError(
+            f"Expected start to be a run folder with a checkpoint, got {config.start!r}, which has "
+            "none: name the folder of a run that `train` has written."
+        )
+    check_checkpoint(found[-1])
+    return found[-1]
 
 
 def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]) -> list[Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from agents.algorithms import ALGORITHMS
 from agents.algorithms.kl import KLController
+from agents.config.algorithm import AlgorithmConfig
 from agents.config.train import TrainConfig
 from agents.distributed.world import World
 from agents.engines.base import Engine
@@ -28,13 +29,14 @@ from agents.maths.advantages import explained_variance
 from agents.maths.figures import distinct_2
 from agents.parts import Parts
 from agents.policies.sampling import draw_uniforms
+from agents.policies.weights import load_policies
 from agents.records.rows import MetricRow, number
 from agents.rollouts.collect import collect, draw_examples, draw_isolated
 from agents.training.histograms import Histograms
 from agents.training.learner import Learner
 from agents.training.partners import PartnerPool
 from agents.training.roles import RoleSchedule
-from agents.types import Prepared, Rollout
+from agents.types import Prepared, Rollout, TrainBatch
 from cory_env import RewardError
 
 
@@ -154,7 +156,7 @@ class Trainer:
                 ledger=self.ledger,
                 examples=examples[rows],
                 isolated=isolated and isolated[rows],
-                causal_credit=config.algorithm_config.credit == "causal",
+                causal_credit=self._causal_credit,
             )
             self.engine.rest()
         except (RewardError, EngineError, ValueError) as error:
@@ -164,6 +166,11 @@ class Trainer:
             raise failed[0]
         assert rollout is not None
         return rollout
+
+    @property
+    def _causal_credit(self) -> bool:
+        brought = self.config.algorithm_config
+        return not isinstance(brought, AlgorithmConfig) or brought.credit == "causal"
 
     def prepare(self, rollout: Rollout) -> list[Prepared]:
         """Return what is logged and what is learnt of each turn."""
@@ -186,7 +193,8 @@ class Trainer:
             own = [left[ask] for ask in asks]
             learned[policy] = self.learner.learn(policy, own, self.generators[policy])
             self.algorithm.after_update(policy, asks, left)
-        if self.config.algorithm_config.practice == "all":
+        brought = self.config.algorithm_config
+        if isinstance(brought, AlgorithmConfig) and brought.practice == "all":
             for policy, metrics in learned.items():
                 metrics |= self.practise(rollout, policy)
         return learned
@@ -197,7 +205,7 @@ class Trainer:
         if policy not in self.config.frozen:
             practised = self.algorithm.practice(rollout, policy)
         self.learner.learn(policy, practised, self.generators[policy], counts=False)
-        batches = [turn.batch for turn in practised if turn.batch]
+        batches = [turn.batch for turn in practised if isinstance(turn.batch, TrainBatch)]
         lengths = [batch.response_mask.sum(1) for batch in batches]
         weights = [(batch.weights * batch.response_mask).sum(1) for batch in batches]
         pairs = [torch.stack(pair, dim=1).float() for pair in zip(lengths, weights, strict=True)]
@@ -221,6 +229,7 @@ class Trainer:
                 **self._played(policy, rollout, prepared, asks),
                 **learned[policy],
                 **self._judged(prepared, asks),
+                **self.algorithm.figures(policy),
                 "kl_coef": self.controllers[policy].coef,
                 **self.learner.learning_rates(policy),
             }
@@ -267,6 +276,16 @@ class Trainer:
         pairs = [torch.stack([s.baselines[s.mask], s.returns[s.mask]], dim=1) for s in own]
         baselines, returns = self.world.gather(torch.cat(pairs)).T
         return {"explained_variance": float(explained_variance(baselines, returns))}
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Let the policies begin as those of the same names in the checkpoint of another run.
+
+        Raises:
+            ValueError: if it is of another model, or has no such policies.
+        """
+        own = tuple(f"policy/{name}/" for name in self.policies)
+        load_policies(self.policies, {k: t for k, t in tensors.items() if k.startswith(own)})
+        self.learner.begin()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that the next iteration depends on: tensors, and the rest as JSON.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -34,14 +35,14 @@ class Sums(Task):
     name, reward, max_new_tokens = "sums", "answer", 2
 
     def __init__(self, split: str = "train"):
-        self.tokenizer = SymbolTokenizer("0123+?#")
+        self.tokenizer = SymbolTokenizer("0123+=,")
         self.examples = [Example(f"{a}+{b}", str(a + b)) for a in range(3) for b in range(2)]
 
     def pioneer_prompt(self, query: str) -> str:
-        return f"{query}?"
+        return f"{query}="
 
     def observer_prompt(self, query: str, responses: Sequence[str]) -> str:
-        return "".join(f"{response}#" for response in responses) + f"{query}?"
+        return "".join(f"{response}," for response in responses) + f"{query}="
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,7 @@ def small_tasks(monkeypatch):
 def small(task: str, algorithm: str = "mappo", **changes) -> TrainConfig:
     values = {**preset_values("toy"), **FAST, "task": task, "algorithm": algorithm}
     values |= {"observers": 0 if algorithm == "ppo" else 1, "schedule": "constant"}
+    values |= ALGORITHMS.find(algorithm).smoke
     # Fixed roles: after a swap a policy shows a role that it is still learning.
     return TrainConfig(**{**values, "swap": "never", **changes})
 
@@ -94,8 +96,13 @@ def without_steps(config: TrainConfig) -> Trainer:
 
 def with_the_sign_turned(config: TrainConfig) -> Trainer:
     trainer = Trainer(config)
-    surrogate = trainer.algorithm.surrogate
-    trainer.algorithm.surrogate = lambda ratio, advantages: surrogate(ratio, -advantages)
+    loss = trainer.algorithm.loss
+
+    def turned(*arguments):
+        output = loss(*arguments)
+        return replace(output, loss=-output.loss)
+
+    trainer.algorithm.loss = turned
     return trainer
 
 

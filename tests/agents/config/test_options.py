@@ -10,7 +10,7 @@ import pytest
 
 from agents.algorithms import ALGORITHMS, register_algorithm
 from agents.algorithms.grpo import GRPO
-from agents.config.algorithm import AlgorithmConfig
+from agents.config.algorithm import LearningConfig
 from agents.config.options import (
     MAY_CHANGE,
     Above,
@@ -81,7 +81,7 @@ def test_what_is_read_without_torch_is_what_the_class_brings(name):
     # First as the configuration finds it, by the name of the class that is not loaded yet.
     found = options_of(ALGORITHMS, name)
     assert ALGORITHMS.find(name).Config is found
-    assert set(field_names(AlgorithmConfig)) <= set(field_names(found))
+    assert set(field_names(LearningConfig)) <= set(field_names(found))
 
 
 def test_defaults_are_the_values_of_the_papers():
@@ -101,7 +101,7 @@ def test_defaults_are_the_values_of_the_papers():
         (
             {"algorithm": "grpo", "critic_learning_rate": 1e-3},
             "Expected critic_learning_rate with an algorithm that has it (mappo, ippo, ppo, "
-            "happo), got grpo: pass --algorithm mappo, or leave out --critic-learning-rate.",
+            "happo, awr), got grpo: pass --algorithm mappo, or leave out --critic-learning-rate.",
         ),
         (
             {"engine_memory": 0.5},

@@ -7,6 +7,7 @@ import torch
 
 from agents.maths.losses import (
     Totals,
+    advantage_weights,
     aggregate,
     clipped_surrogate,
     clipped_value_loss,
@@ -33,6 +34,14 @@ def test_the_surrogate_is_clipped_on_the_side_that_would_gain(ratio, advantage, 
 def test_the_upper_bound_may_be_higher(ratio, advantage, expected):
     found = clipped_surrogate(torch.tensor(ratio), torch.tensor(advantage), 0.2, 0.4)
     close(found, expected)
+
+
+def test_advantages_become_weights_that_are_capped_or_one_and_zero():
+    advantages = torch.tensor([[0.0, 1.0], [-2.0, 5.0]])
+    close(advantage_weights(advantages, 1.0, 20.0), [[1.0, 2.71828], [0.135335, 20.0]])
+    close(advantage_weights(advantages, 2.0, 9.0), [[1.0, 1.648721], [0.367879, 9.0]])
+    close(advantage_weights(advantages, 1.0, 20.0, hard=0.0), [[0.0, 1.0], [0.0, 1.0]])
+    close(advantage_weights(advantages, 1.0, 20.0, hard=1.0), [[0.0, 0.0], [0.0, 1.0]])
 
 
 def test_a_sequence_has_one_ratio_the_geometric_mean_of_its_tokens():

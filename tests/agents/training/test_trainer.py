@@ -43,7 +43,8 @@ def assert_same_state(found, expected):
 
 
 def game_options(algorithm: str) -> dict:
-    return {"algorithm": algorithm, "observers": 0 if algorithm == "ppo" else 1}
+    options = {"algorithm": algorithm, "observers": 0 if algorithm == "ppo" else 1}
+    return {**options, **ALGORITHMS.find(algorithm).smoke}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

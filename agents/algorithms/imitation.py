@@ -48,10 +48,11 @@ class Imitation(Algorithm):
     Config = ImitationConfig
     config: ImitationConfig  # pyright: ignore[reportIncompatibleVariableOverride] # never set anew
     losses = ("nll",)
-    # Answers fill the limit there, few are right at first, and 6 rounds would not be enough.
+    # Answers fill the limit there, few are right at first, 6 rounds would not be enough, and what
+    # an observer learnt of a partner that knew nothing must be forgotten.
     smoke: ClassVar[Mapping[str, Any]] = {
-        **{"accept": "top:0.25", "finished": False},
-        "learn_every": 1,
+        **{"accept": "top:0.25", "finished": False, "learn_every": 1},
+        **{"per_query": 8, "buffer_size": 256},
     }
 
     def __init__(self, *arguments: Any, **options: Any):

@@ -21,7 +21,7 @@ _IDS = np.int32
 
 
 class Item(NamedTuple):
-    """A response to a prompt: the bytes of their token ids, which are compared in no time."""
+    """A response to a prompt: the bytes of their token ids."""
 
     prompt: bytes
     response: bytes
@@ -54,7 +54,7 @@ def items_of(tokens: TokenBatch) -> list[Item]:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Different items, the oldest first."""
+    """Items, the oldest first."""
 
     items: tuple[Item, ...] = ()
 
@@ -63,13 +63,13 @@ class Replay:
         return len(self.items)
 
     def add(self, items: Iterable[Item], capacity: int) -> Replay:
-        """Return a replay with new items behind the old ones; what it has already is left out.
+        """Return a replay with new items behind the old ones.
 
         Args:
             items: in an order that is the same on all processes.
             capacity: how many to keep at most, the latest; >= 1.
         """
-        return Replay(tuple(dict.fromkeys((*self.items, *items)))[-capacity:])
+        return Replay((*self.items, *items)[-capacity:])
 
     def whole(self, multiple: int) -> list[Item]:
         """Return every item once, and the latest ones again until they are a multiple.

@@ -14,11 +14,11 @@ def test_an_item_is_its_token_ids():
     assert Item.of([1], [5]) == C != B
 
 
-def test_the_same_item_is_kept_once_where_it_came_first_and_the_oldest_goes():
-    replay = Replay().add([A, B, A], capacity=10)
+def test_new_items_stand_behind_the_old_ones_and_the_oldest_goes():
+    replay = Replay().add([A, B], capacity=10)
     assert replay.items == (A, B)
-    assert replay.add([B, C], capacity=10).items == (A, B, C)
-    assert replay.add([B, C], capacity=2).items == (B, C)
+    assert replay.add([B, C], capacity=10).items == (A, B, B, C)
+    assert replay.add([B, C], capacity=3).items == (B, B, C)
     assert replay.items == (A, B)  # what there was has not changed
 
 

@@ -178,7 +178,7 @@ def test_every_field_has_one_owner_and_says_what_it_is():
 def test_what_a_resumption_may_change_is_said_beside_the_field():
     assert changeable(RunConfig) == {
         *("out", "device", "iterations", "budget", "save_every", "keep", "sample_every"),
-        *("evaluation_queries", "trackers", "imports"),
+        *("evaluation_queries", "trackers", "imports", "freeze"),
     }
     assert changeable(options_of(ENGINES, "vllm")) == {"engine_memory"}
     assert changeable(options_of(ENGINES, "vllm_server")) == {"engine_url"}

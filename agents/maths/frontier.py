@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,14 +69,19 @@ def mean_over_log_kl(points: Points, reference: float, kls: tuple[float, float])
         kls: low and high, with 0 < low < high <= the largest KL of the points.
     """
     low, high = kls
-    knots, place = np.unique(np.append(0.0, points[:, 0]), return_inverse=True)
-    rewards = np.bincount(place, np.append(reference, points[:, 1])) / np.bincount(place)
+    knots, rewards = _knots(points, reference)
     ends = np.concatenate([[low], knots[(knots > low) & (knots < high)], [high]])
     values = np.interp(ends, knots, rewards)
     slopes = np.diff(values) / np.diff(ends)
     heights = values[:-1] - slopes * ends[:-1]
     area = heights @ np.diff(np.log(ends)) + slopes @ np.diff(ends)
     return float(area / np.log(high / low))
+
+
+def _knots(points: Points, reference: float) -> tuple[Any, Any]:
+    """Return the KLs of a frontier, in order and each once, and the rewards there."""
+    knots, place = np.unique(np.append(0.0, points[:, 0]), return_inverse=True)
+    return knots, np.bincount(place, np.append(reference, points[:, 1])) / np.bincount(place)
 
 
 def t_interval(values: Sequence[float], extra_variance: float = 0.0) -> Interval:
@@ -150,6 +156,14 @@ class Table:
             ValueError: if there is none.
         """
         return shared_range([f for row in self._points(slice(None)).values() for f in row])
+
+    def frontiers(self, kls: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return by row the rewards of its seeds at some KLs, (seeds, KLs), for a figure."""
+        reference = float(self.reference.rewards.mean())
+        return {
+            name: np.array([np.interp(kls, *_knots(points, reference)) for points in row])
+            for name, row in self._points(slice(None)).items()
+        }
 
     def means(
         self, kls: tuple[float, float], kept: NDArray[np.bool_] | slice = slice(None)

@@ -1,19 +1,21 @@
 """The batches that the rooms of the learner hand to each other: plain data.
 
-Axis legend, used in every docstring of the package: B episodes, T response tokens, L prompt tokens,
-V vocabulary, D hidden width. A mask is True where an entry counts. Rewards, KL and combined rewards
-are per episode, log-probs, KL and entropies per token in nats.
+Axis legend, used in every docstring of the package: B episodes, A agents, T response tokens, L
+prompt tokens, V vocabulary, D hidden width. A mask is True where an entry counts. Rewards, KL and
+combined rewards are per episode, log-probs, KL and entropies per token in nats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from cory_env.game import GameState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,52 @@ class Rollout:
     """A batch of episodes: one turn per role, in turn order."""
 
     turns: tuple[Turn, ...]
-    queries: list[str]
+    states: list[GameState]
+    """(B,) the episodes, as they ended."""
+
+    @property
+    def queries(self) -> list[str]:
+        """(B,) what was asked."""
+        return [state.example.query for state in self.states]
+
+
+class Prefix(NamedTuple):
+    """A state of an episode: somebody has answered in part, and all before it in whole."""
+
+    row: int
+    """Of the episode in its rollout."""
+    seat: int
+    """Of who answers, in turn order."""
+    cut: int
+    """Tokens that it has said, at most those of its response."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branches:
+    """Episodes that were played on from P states, K times each."""
+
+    task_rewards: Tensor
+    """(P, K, A) of each agent."""
+    rewards: Tensor
+    """(P, K, A) each agent's share of the task rewards of the state's turn and of later ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateValues:
+    """What the states of one turn are worth, in units of reward."""
+
+    values: Tensor
+    """(B, T) of the state in which the token's segment begins; 0 where masked."""
+    next_values: Tensor
+    """(B, T) of the state in which it ends, what was earned on the way included; 0 where masked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explored:
+    """What an algorithm has found out beside a rollout."""
+
+    turns: tuple[StateValues, ...]
+    """In turn order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +167,8 @@ class TrainBatch(TokenBatch):
     """One turn, prepared for the update; nothing in it carries a gradient."""
 
     old_log_probs: Tensor
-    """(B, T) under the behaviour policy."""
+    """(B, T) under the behaviour policy, scored anew: in bfloat16 the cached forward of the sampler
+    rounds differently from the batched one of the update, and the first ratio must be 1."""
     ref_hidden: Tensor
     """(B, T, D) hidden states of the reference model where it predicts the response tokens."""
     advantages: Tensor

@@ -48,7 +48,7 @@ ROOMS = {
     "policies": {"types", "config", "maths", "distributed", "models", "terminal"},
     "engines": {"types", "errors", "registries", "config", "models", "policies", "records"},
     "rewards": {"config", "models", "policies", "engines"},
-    "rollouts": {"types", "ledger", "policies", "engines"},
+    "rollouts": {"types", "errors", "ledger", "distributed", "policies", "engines"},
     "algorithms": {
         *("types", "registries", "config", "maths", "distributed", "models", "policies"),
     },

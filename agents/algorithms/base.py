@@ -37,7 +37,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import cycle
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -57,17 +57,56 @@ from agents.maths.losses import (
 )
 from agents.maths.moments import Moments
 from agents.models.critic import ValueFunction
-from agents.policies.base import Policy, Scores
+from agents.policies.base import Generated, Policy, Scores
 from agents.policies.llm import response_hidden
 from agents.types import (
+    Branches,
+    Explored,
     LossOutput,
+    Prefix,
     Prepared,
     Rollout,
     ScoredTurn,
+    StateValues,
     TokenBatch,
     TrainBatch,
     Turn,
 )
+
+
+class Sampler(Protocol):
+    """What lets an algorithm look further than a rollout, before anybody learns from it.
+
+    The policies answer as they did in the rollout, with randomness of their own: it depends on the
+    iteration and on the row in the whole batch, and on no other row, process or branch. Where
+    layers are spread over processes, all of them must make the same calls.
+    """
+
+    def respond(
+        self, seat: int, rows: Sequence[int], prefixes: Sequence[Sequence[int]] | None = None
+    ) -> Generated:
+        """Let the policy of a seat answer its prompts once more; nobody is paid.
+
+        Args:
+            seat: in turn order.
+            rows: of the episodes; one that comes n times gets n answers.
+            prefixes: first tokens of the answers; what comes behind them is returned.
+
+        Raises:
+            EngineError: if the engine fails, or cannot go on behind prefixes.
+        """
+        ...
+
+    def branch(self, prefixes: Sequence[Prefix], k: int) -> Branches:
+        """Play P states to the end, K times each, later turns included; one call of the reward.
+
+        A response that is whole stays as it is.
+
+        Raises:
+            EngineError: if the engine fails, or cannot go on behind prefixes.
+            RewardError: if the reward fails.
+        """
+        ...
 
 
 class Algorithm(ABC):
@@ -127,20 +166,34 @@ class Algorithm(ABC):
             (B, T), 0 where masked.
         """
 
+    def explore(self, rollout: Rollout, sampler: Sampler) -> Explored | None:
+        """Look further than a rollout, if the algorithm does; its other state stays as it is.
+
+        Args:
+            rollout: of this process's rows.
+            sampler: lets the policies answer once more, or go on from any state.
+        """
+        return None
+
     @torch.no_grad()
-    def prepare(self, rollout: Rollout) -> list[Prepared]:
+    def prepare(self, rollout: Rollout, explored: Explored | None = None) -> list[Prepared]:
         """Return what is logged and what is learnt of each turn, in turn order; no gradient.
 
         Turns are taken from the last to the first, so that what an agent's successor is worth may
         stand for what it will earn.
+
+        Args:
+            rollout: of this process's rows.
+            explored: what `explore` returned.
         """
         prepared: list[Prepared] = []  # the last turn first
         for seat in reversed(range(len(rollout.turns))):
             turn = rollout.turns[seat]
             later = self._later(turn, prepared[-1] if prepared else None)
             rewards = self._scaled_rewards(turn, turn.rewards_now + later)
+            found = explored.turns[seat] if explored else None
             cap = self.config.importance_cap
-            prepared.append(self._prepare_turn(rollout, seat, rewards, cap))
+            prepared.append(self._prepare_turn(rollout, seat, rewards, cap, found))
         return self._whitened(prepared)[::-1]
 
     @torch.no_grad()
@@ -285,7 +338,12 @@ class Algorithm(ABC):
         return (rewards - shift) / moments.std
 
     def _prepare_turn(
-        self, rollout: Rollout, seat: int, rewards: Tensor, cap: float | None
+        self,
+        rollout: Rollout,
+        seat: int,
+        rewards: Tensor,
+        cap: float | None,
+        found: StateValues | None = None,
     ) -> Prepared:
         turn = rollout.turns[seat]
         mask = turn.tokens.response_mask
@@ -295,14 +353,10 @@ class Algorithm(ABC):
         penalties = self.controllers[turn.policy].coef * self._reward_penalty(scores, mask)
         history = self._history(rollout, seat)
         features, values = self._values(turn.policy, seat, history, ref_hidden)
-        advantages, returns, baselines = self.advantages(
-            token_rewards(rewards, penalties, mask), mask, values
-        )
+        advantages, returns, baselines = self._measured(turn, rewards, penalties, values, found)
         weights = importance_weights(scores.log_probs, turn.tokens.sampled_log_probs, mask, cap)
         scored = ScoredTurn(
             mask=mask,
-            # Scored anew: in bfloat16 the cached forward of the sampler rounds differently from the
-            # batched one of the update, and the ratio of the first epoch must be 1.
             log_probs=scores.log_probs,
             kls=scores.kls,
             entropies=scores.entropies,
@@ -323,6 +377,26 @@ class Algorithm(ABC):
             seats=torch.full((len(mask),), seat, device=mask.device),
         )
         return Prepared(scored=scored, batch=batch)
+
+    def _measured(
+        self,
+        turn: Turn,
+        rewards: Tensor,
+        penalties: Tensor,
+        values: Tensor | None,
+        found: StateValues | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `advantages` does, of rewards (B,) and penalties (B, T) apart.
+
+        Args:
+            turn: whose tokens they are of.
+            rewards: (B,) of the whole responses.
+            penalties: (B, T) what each token pays.
+            values: (B, T) of the critic; None without one.
+            found: what branches say of its states, if the algorithm explores.
+        """
+        mask = turn.tokens.response_mask
+        return self.advantages(token_rewards(rewards, penalties, mask), mask, values)
 
     def _history(self, rollout: Rollout, seat: int) -> TokenBatch | None:
         """Return what the critic reads of a turn."""

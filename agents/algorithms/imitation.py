@@ -19,7 +19,7 @@ from agents.algorithms.configs import ImitationConfig
 from agents.algorithms.replay import Item, Replay, items_of, token_batch
 from agents.maths.losses import Totals
 from agents.policies.llm import response_hidden
-from agents.types import LossOutput, Prepared, Rollout, ScoredTurn, TokenBatch, Turn
+from agents.types import Explored, LossOutput, Prepared, Rollout, ScoredTurn, TokenBatch, Turn
 
 PATIENCE = 10
 """Iterations without a good response after which the user is told."""
@@ -77,7 +77,7 @@ class Imitation(Algorithm):
         return ""
 
     @torch.no_grad()
-    def prepare(self, rollout: Rollout) -> list[Prepared]:
+    def prepare(self, rollout: Rollout, explored: Explored | None = None) -> list[Prepared]:
         """Take in what was good, and at the end of a round return all of it, by policy."""
         prepared = [Prepared(scored=self._scored(turn), batch=None) for turn in rollout.turns]
         self._take_in(rollout)

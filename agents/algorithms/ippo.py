@@ -20,7 +20,7 @@ from agents.maths.moments import Moments
 from agents.models.backbone import Backbone
 from agents.policies.base import Scores
 from agents.policies.llm import response_hidden
-from agents.types import Prepared, Rollout, TokenBatch, TrainBatch, Turn
+from agents.types import Explored, Prepared, Rollout, TokenBatch, TrainBatch, Turn
 from cory_env.tokenization import TransformersCodec
 
 
@@ -37,9 +37,9 @@ class IPPO(Algorithm):
         by_critic = {critic.name: Moments() for critic in self.critics.values()}
         self.value_moments = {p: by_critic[critic.name] for p, critic in self.critics.items()}
 
-    def prepare(self, rollout: Rollout) -> list[Prepared]:
+    def prepare(self, rollout: Rollout, explored: Explored | None = None) -> list[Prepared]:
         """Prepare as all algorithms do, and keep the moments of the returns."""
-        prepared = super().prepare(rollout)
+        prepared = super().prepare(rollout, explored)
         if self.config.value_normalization:
             for turn, scored in zip(reversed(rollout.turns), reversed(prepared), strict=True):
                 returns = self.world.gather(scored.scored.returns[scored.scored.mask])

@@ -47,4 +47,4 @@ def practice_rollouts(rollout: Rollout, policy: str, world: World) -> Iterator[R
             rewards_now=turn.task_rewards,
             rewards_later=torch.zeros_like(turn.task_rewards),
         )
-        yield Rollout(turns=(practised,), queries=rollout.queries)
+        yield Rollout(turns=(practised,), states=rollout.states)

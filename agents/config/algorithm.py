@@ -34,6 +34,11 @@ class LearningConfig(Options):
     """Episodes per query, which critic-free algorithms compare; divides batch_size."""
 
     @property
+    def continues(self) -> bool:
+        """Whether the engine has to go on with responses behind their first tokens."""
+        return False
+
+    @property
     def prompt_label(self) -> str:
         """What a policy reads before each of its prompts, in training and afterwards."""
         return ""

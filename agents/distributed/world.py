@@ -93,6 +93,17 @@ class World:
         """Return whether `holds` is true on any rank."""
         return bool(self.total(torch.tensor(float(holds), device=self._device)) > 0)
 
+    @contextmanager
+    def failing_together(self, *kinds: type[Exception]) -> Iterator[None]:
+        """Raise on all ranks what one of them raises: none leaves the others waiting for it."""
+        failed: list[Exception] = []
+        try:
+            yield
+        except kinds as error:
+            failed.append(error)
+        if failed := self.gather_list(failed):
+            raise failed[0]
+
     @property
     def _device(self) -> str | None:
         return "cuda" if self.size > 1 and dist.get_backend() == "nccl" else None

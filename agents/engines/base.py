@@ -77,6 +77,11 @@ class Engine(ABC):
         Raises:
             ValueError: if the engine cannot be used with it.
         """
+        if config.algorithm_config.continues and not cls.continues:
+            raise ValueError(
+                f"Expected an engine that continues responses with algorithm {config.algorithm}, "
+                f"got {config.engine}, which begins them only: pass --engine builtin."
+            )
         if cls.needs_lora and config.adapter != "lora":
             raise ValueError(
                 f"Expected adapter lora with engine {config.engine}, to which adapters are pushed, "

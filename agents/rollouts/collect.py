@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.engines.base import Engine
+from agents.engines.base import Engine, unpadded
 from agents.engines.builtin import BuiltinEngine
 from agents.ledger import Ledger
 from agents.policies.base import Policy
 from agents.rollouts.credit import split_credit
 from agents.types import Generation, Rollout, Turn
 from cory_env import Example
+from cory_env.game import Rules
 from cory_env.task import Task
 from cory_env.tokenization import load_tokenizer
+from cory_env.types import Response
 from cory_env.vector import VectorEnv
 
 
@@ -59,11 +61,8 @@ def collect(
             greedy=greedy,
         )
         played.append((role, prompts, generated.tokens))
-        # The game's own rules, read with the policy's tokenizer.
-        rules = replace(games.rules, tokenizer=load_tokenizer(policies[role].backbone.tokenizer))  # type: ignore[arg-type]
-        tokens = generated.tokens
-        rows = zip(tokens.response_ids.tolist(), tokens.response_mask.sum(1).tolist(), strict=True)
-        prompts = games.step([rules.response(ids[:length], role) for ids, length in rows])
+        said = unpadded(generated.tokens.response_ids, generated.tokens.response_mask)
+        prompts = games.step(read_responses(games.rules, policies[role], role, said))
     if ledger:
         asked = len(played) * games.num_envs
         judged = asked - games.num_envs if games.rules.verdict != "none" else 0
@@ -72,8 +71,17 @@ def collect(
     names = {role: policy.name for role, policy in policies.items()}
     return Rollout(
         turns=tuple(_paid_turns(games, names, played, causal_credit)),
-        queries=[example.query for example in games.examples],
+        states=games.states,
     )
+
+
+def read_responses(
+    rules: Rules, policy: Policy, role: str, ids: Sequence[Sequence[int]]
+) -> list[Response]:
+    """Return the responses that a policy's tokens (B,) stand for."""
+    # The game's own rules, read with the policy's tokenizer.
+    own = replace(rules, tokenizer=load_tokenizer(policy.backbone.tokenizer))  # type: ignore[arg-type]
+    return [own.response(row, role) for row in ids]
 
 
 def _paid_turns(

@@ -29,8 +29,20 @@ def split_credit(
         (B,) now and (B,) later; without `causal` their sum is the agent's whole shared reward.
     """
     decided = np.zeros_like(task_rewards)
-    later = np.zeros_like(task_rewards)
     first = seat if causal else 0
     decided[:, first : seat + 1] = task_rewards[:, first : seat + 1]
-    later[:, seat + 1 :] = task_rewards[:, seat + 1 :]
-    return share(decided, sharing)[:, seat], share(later, sharing)[:, seat]
+    later = shares_from(task_rewards, seat + 1, sharing)
+    return share(decided, sharing)[:, seat], later[:, seat]
+
+
+def shares_from(task_rewards: Float64Array, seat: int, sharing: RewardSharing) -> Float64Array:
+    """Return (B, A) each agent's share of the task rewards of a turn and of those after it.
+
+    Args:
+        task_rewards: (B, A) in turn order.
+        seat: place of the turn.
+        sharing: how rewards are shared.
+    """
+    decided = np.zeros_like(task_rewards)
+    decided[:, seat:] = task_rewards[:, seat:]
+    return share(decided, sharing)

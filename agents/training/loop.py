@@ -22,7 +22,7 @@ from agents.distributed.sharding import (
 )
 from agents.distributed.world import World, join_world
 from agents.engines.start import make_engine
-from agents.errors import DivergenceError, EngineError
+from agents.errors import DivergenceError
 from agents.evaluation.rows import Evaluation
 from agents.evaluation.samples import references, sample_texts
 from agents.evaluation.score import evaluate_policies
@@ -45,11 +45,10 @@ from agents.rewards.classifier import ClassifierReward
 from agents.terminal.hush import hushed
 from agents.terminal.interrupts import Interrupted, deferred_interrupts
 from agents.terminal.streams import go_on, lasting_streams
-from agents.training.trainer import Trainer
+from agents.training.trainer import FAILURES, Trainer
 from agents.watching.display import print_before_after
 from agents.watching.logger import MetricLogger
 from agents.watching.trackers import check_trackers, open_trackers
-from cory_env import RewardError
 from cory_env.names import known_arguments
 
 MAX_SKIPPED = 10
@@ -285,7 +284,7 @@ def _iterate(trainer: Trainer, folder: RunFolder, done: int) -> MetricRow:
     before = trainer.state()
     try:
         return trainer.iterate(done)
-    except (RewardError, EngineError, ValueError):
+    except FAILURES:
         # Nothing has been learnt yet: the weights are those of before the iteration.
         if done:
             _save(trainer, folder, done, before)

@@ -31,13 +31,17 @@ from agents.parts import Parts
 from agents.policies.sampling import draw_uniforms
 from agents.policies.weights import load_policies
 from agents.records.rows import MetricRow, number
+from agents.rollouts.branches import BranchSampler
 from agents.rollouts.collect import collect, draw_examples, draw_isolated
 from agents.training.histograms import Histograms
 from agents.training.learner import Learner
 from agents.training.partners import PartnerPool
 from agents.training.roles import RoleSchedule
-from agents.types import Prepared, Rollout, TrainBatch
+from agents.types import Explored, Prepared, Rollout, TrainBatch
 from cory_env import RewardError
+
+FAILURES = (RewardError, EngineError, ValueError)
+"""What one process may meet while it plays, before anybody learns."""
 
 
 class Trainer:
@@ -85,7 +89,8 @@ class Trainer:
         begun = time.perf_counter()
         with self.pool.playing(iteration):
             rollout = self.collect(self.assign(iteration), self.isolated(iteration))
-        prepared = self.prepare(rollout)
+            explored = self.explore(rollout, iteration)
+        prepared = self.prepare(rollout, explored)
         learned = self.learn(rollout, prepared, iteration)
         row = self.row(rollout, prepared, learned)
         self.steer(rollout, row)
@@ -144,8 +149,7 @@ class Trainer:
             role: draw_uniforms(config.batch_size, length, self.generators[name])[rows]
             for role, name in seats.items()
         }
-        failed, rollout = [], None
-        try:
+        with self.world.failing_together(*FAILURES):
             for name in seats.values():
                 self.engine.sync(self.policies[name])
             rollout = collect(
@@ -158,13 +162,6 @@ class Trainer:
                 isolated=isolated and isolated[rows],
                 causal_credit=self._causal_credit,
             )
-            self.engine.rest()
-        except (RewardError, EngineError, ValueError) as error:
-            failed.append(error)
-        # What fails for one process must not leave the others waiting for it.
-        if failed := self.world.gather_list(failed):
-            raise failed[0]
-        assert rollout is not None
         return rollout
 
     @property
@@ -172,9 +169,33 @@ class Trainer:
         brought = self.config.algorithm_config
         return not isinstance(brought, AlgorithmConfig) or brought.credit == "causal"
 
-    def prepare(self, rollout: Rollout) -> list[Prepared]:
+    def explore(self, rollout: Rollout, iteration: int) -> Explored | None:
+        """Let the algorithm look further than this process's rows; then the engine may rest.
+
+        Args:
+            rollout: of the same weights.
+            iteration: that the randomness is of.
+
+        Raises:
+            RewardError: if a reward fails, on whatever process; so with the engine.
+        """
+        sampler = BranchSampler(
+            self.games.rules,
+            rollout,
+            [self.policies[turn.policy] for turn in rollout.turns],
+            engine=self.engine,
+            key=(self.config.seed, iteration),
+            world=self.world,
+            ledger=self.ledger,
+        )
+        with self.world.failing_together(*FAILURES):
+            explored = self.algorithm.explore(rollout, sampler)
+            self.engine.rest()
+        return explored
+
+    def prepare(self, rollout: Rollout, explored: Explored | None = None) -> list[Prepared]:
         """Return what is logged and what is learnt of each turn."""
-        return self.algorithm.prepare(rollout)
+        return self.algorithm.prepare(rollout, explored)
 
     def learn(
         self, rollout: Rollout, prepared: Sequence[Prepared], iteration: int

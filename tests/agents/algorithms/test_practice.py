@@ -57,7 +57,7 @@ def each_answer_once(rollout: Rollout) -> Rollout:
         tokens=turn.tokens.take(rows),
         task_rewards=turn.task_rewards[rows],
     )
-    return Rollout(turns=(first,), queries=rollout.queries[: len(rows)])
+    return Rollout(turns=(first,), states=rollout.states[: len(rows)])
 
 
 class Fixed:
@@ -89,7 +89,7 @@ def test_weights_are_ratios_to_the_writer_of_at_most_two():
         task_rewards=torch.tensor([1.0]),
     )
     learner.policies["llm_1"] = Fixed(game.policies["llm_1"], torch.tensor([[0.2, 0.3]]).log())
-    (prepared,) = learner.practice(Rollout(turns=(turn,), queries=["ab"]), "llm_1")
+    (prepared,) = learner.practice(Rollout(turns=(turn,), states=rollout.states[:1]), "llm_1")
     # 0.2 / 0.4, and 0.3 / 0.1 = 3, which is cut to 2.
     torch.testing.assert_close(prepared.batch.weights, torch.tensor([[0.5, 2.0]]))
     torch.testing.assert_close(prepared.batch.advantages, torch.tensor([[1.0, 1.0]]))

@@ -27,6 +27,7 @@ ALGORITHMS: Registry[Any] = Registry(
         "grpo": "agents.algorithms.grpo:GRPO",
         "dr_grpo": "agents.algorithms.dr_grpo:DrGRPO",
         "gspo": "agents.algorithms.gspo:GSPO",
+        "vine": "agents.algorithms.vine:Vine",
         "awr": "agents.algorithms.awr:AWR",
         "expert_iteration": "agents.algorithms.expert_iteration:ExpertIteration",
         "rcrl": "agents.algorithms.rcrl:RCRL",

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from agents.algorithms.segments import Segments
 from agents.config.algorithm import (
     KL,
     AlgorithmConfig,
@@ -87,6 +88,36 @@ class DrGRPOConfig(GRPOConfig):
 
     kl: KL = "exact"
     normalization: Normalization = "constant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VineConfig(AlgorithmConfig):
+    """VinePPO: rewards measured against episodes that are played on."""
+
+    k: Annotated[int, AtLeast(1)] = 3
+    """Branches of each state, whose mean is its value."""
+    at: Literal["segments", "handover"] = "segments"
+    """Where episodes are played on from: the ends of segments, or only the beginnings of turns."""
+    segment: str = "tokens:4"
+    """What a segment is: newline, sentence, tokens:NUMBER, or text:MARK for one that ends with a
+    mark."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether the engine has to go on with responses behind their first tokens."""
+        return self.at == "segments"
+
+    def check(self, run: RunConfig) -> None:
+        """Check that branches are worth what their states are."""
+        super().check(run)
+        Segments.parse(self.segment)
+        for name, value in (("gamma", 1.0), ("credit", "causal"), ("practice", "own")):
+            if (got := getattr(self, name)) != value:
+                raise ValueError(
+                    f"Expected {name} {value} with algorithm {run.algorithm}, whose branches are "
+                    f"of its own turns and worth the rewards that they end with, got {got}: leave "
+                    f"out --{name}."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

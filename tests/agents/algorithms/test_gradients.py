@@ -8,6 +8,7 @@ KL_t); autograd differentiates the enumerated sum, and finite differences check 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +20,12 @@ from agents.algorithms.kl import KLController
 from agents.config.train import TrainConfig
 from agents.models.critic import Critic
 from agents.policies.llm import LLMPolicy
-from agents.rollouts.credit import split_credit
-from agents.types import Generation, Rollout, TrainBatch, Turn
-from cory_env.game import share
+from agents.rollouts.credit import shares_from, split_credit
+from agents.types import Branches, Generation, Prefix, Rollout, TrainBatch, Turn
+from cory_env import Example
+from cory_env.game import GameState, share
 from cory_env.tasks.toy import ToyTask
+from cory_env.types import Response
 from tests.agents.fakes import (
     every_response,
     odd_reward,
@@ -119,7 +122,15 @@ class Enumeration:
                     rewards_later=torch.tensor(later, dtype=torch.float32),
                 )
             )
-        return Rollout(turns=tuple(turns), queries=["ab"] * len(self.task_rewards))
+        states = [
+            GameState(
+                Example("ab", None),
+                tuple(f"seat_{seat}" for seat in range(self.agents)),
+                tuple(Response(said[row], (), truncated=False) for said in self.texts),
+            )
+            for row in range(len(self.task_rewards))
+        ]
+        return Rollout(turns=tuple(turns), states=states)
 
     def learner(self, algorithm: str, **options) -> Algorithm:
         """Return an algorithm that leaves advantages as they are."""
@@ -147,7 +158,9 @@ class Enumeration:
         follows."""
         learner = self.learner(algorithm, **options)
         name = list(self.policies)[seat]
-        batch = learner.prepare(self.rollout(learner.config.credit == "causal"))[seat].batch
+        rollout = self.rollout(learner.config.credit == "causal")
+        explored = learner.explore(rollout, ExactSampler(self))
+        batch = learner.prepare(rollout, explored)[seat].batch
         return self.gradient(learner, name, batch, self.probabilities().detach())
 
     def gradient(
@@ -165,6 +178,38 @@ class Enumeration:
         return flatten(
             torch.autograd.grad(self.objective(seat), parameters, allow_unused=True), parameters
         )
+
+
+class ExactSampler:
+    """Branches that are worth what their states are in the mean over all outcomes."""
+
+    def __init__(self, game: Enumeration):
+        self.game = game
+        self.chances = game.probabilities().detach().double()
+        self.said = [
+            tokens.response_ids.masked_fill(~tokens.response_mask, -1) for tokens in game.tokens
+        ]
+        self.shares = [
+            torch.tensor(shares_from(game.task_rewards, seat, game.sharing))
+            for seat in range(game.agents)
+        ]
+
+    def branch(self, prefixes: Sequence[Prefix], k: int) -> Branches:
+        means = torch.stack([self.value(prefix) for prefix in prefixes])[:, None].float()
+        return Branches(task_rewards=means, rewards=means)
+
+    def value(self, prefix: Prefix) -> torch.Tensor:
+        """Return what each agent has to expect of a state."""
+        chances = self.chances * self.alike(prefix)
+        return chances @ self.shares[prefix.seat] / chances.sum()
+
+    def alike(self, prefix: Prefix) -> torch.Tensor:
+        """Return which outcomes pass through a state."""
+        alike = torch.ones(len(self.chances), dtype=torch.bool)
+        for seat, ids in enumerate(self.said[: prefix.seat + 1]):
+            known = ids[:, : prefix.cut] if seat == prefix.seat else ids
+            alike &= (known == known[prefix.row]).all(1)
+        return alike
 
 
 def flatten(grads, parameters) -> torch.Tensor:
@@ -222,12 +267,24 @@ def test_expected_gradient_of_the_single_agent_baseline_is_exact(kl):
     assert relative_error(game.expected_gradient("ppo", 0, kl=kl), game.exact_gradient(0)) < 1e-3
 
 
+@pytest.mark.parametrize("algorithm", ["mappo", "vine"])
 @pytest.mark.parametrize("sharing", ["mean", "individual", -0.5])
-def test_expected_gradient_is_exact_however_rewards_are_shared(sharing):
+def test_expected_gradient_is_exact_however_rewards_are_shared(sharing, algorithm):
     game = Enumeration(2, sharing=sharing)
     for seat in (0, 1):
-        found = game.expected_gradient("mappo", seat, reward_sharing=str(sharing))
+        found = game.expected_gradient(algorithm, seat, reward_sharing=str(sharing))
         assert relative_error(found, game.exact_gradient(seat)) < 1e-3
+
+
+@pytest.mark.parametrize("kl", ["exact", "k1"])
+@pytest.mark.parametrize("seat", [0, 1])
+@pytest.mark.parametrize(
+    "where", [{"segment": "tokens:1"}, {"segment": "tokens:9"}, {"at": "handover"}]
+)
+def test_expected_gradient_of_branches_is_exact_wherever_they_begin(where, seat, kl):
+    game = Enumeration(2)
+    found = game.expected_gradient("vine", seat, kl=kl, **where)
+    assert relative_error(found, game.exact_gradient(seat)) < 1e-3
 
 
 @pytest.mark.parametrize("kl", ["exact", "k1"])

@@ -37,6 +37,7 @@ CASES = {
     "policy": {"critic_body": "policy", "normalization": "sequence", "value_clip": 0.2},
     "grpo": {"algorithm": "grpo", "group_size": 4, "max_step_kl": 1e-5},
     "practice": {"practice": "all", "freeze": "llm_1", "partners": "pool:1", "solo_share": 0.5},
+    "vine": {"algorithm": "vine", "segment": "tokens:1", "group_size": 2},
     "expert_iteration": {
         **{"algorithm": "expert_iteration", "group_size": 4, "accept": "top:0.25"},
         **{"finished": False, "learn_every": 2, "restart": "beginning", "distill": "both"},

@@ -164,6 +164,17 @@ def test_what_the_server_samples_is_scored_alike_and_weighs_one(server_config):
     assert row["llm_1/sampler_gap"] < FLOAT32
 
 
+def test_branches_are_played_by_the_server_with_what_is_left_of_each_response(server_config, fake):
+    trainer = start(server_config(algorithm="vine", segment="tokens:1", k=2))
+    trainer.iterate(0)
+    bodies = fake.bodies("/v1/completions")
+    assert {body["max_tokens"] for body in bodies} == {3, 2, 1}
+    assert len(bodies) == trainer.ledger.totals.responses > 2 * 8 * 3
+    begun = {tuple(b["prompt"]) for b in bodies[:16]}
+    assert all(tuple(b["prompt"][: b["max_tokens"] - 3]) in begun for b in bodies[16:40]
+               if b["max_tokens"] < 3)  # fmt: skip
+
+
 def test_a_server_with_stale_adapters_shows_in_the_weights_and_is_capped(server_config, fake):
     trainer = start(server_config(learning_rate=0.2))
     fake.stale = True

@@ -23,6 +23,7 @@ from agents.config.fields import named
 from agents.config.plugins import import_plugins
 from agents.config.presets import preset_values, starting_values
 from agents.config.train import TrainConfig, every_field, fitting
+from agents.distributed.agreement import agreed, of_first
 from agents.errors import DivergenceError, EngineError, ProcessError
 from agents.records.folder import RunFolder
 from agents.records.start import check_run_folder
@@ -301,17 +302,39 @@ def _run(argv: list[str]) -> int:
 
 
 def _speaks() -> bool:
-    """Return whether this process says what all of several have met."""
-    return os.environ.get("RANK", "0") == "0"
+    """Return whether this process says what all have met: the first one of every machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _train(argv: list[str]) -> int:
-    owners, imports = _first_flags(argv)
     if "-h" in argv or "--help" in argv:
+        owners, _ = _first_flags(argv)
         prog = "train TASK [--preset P] [--import FILE] [--resume]"
         brought = (ALGORITHMS, CRITIC_BODIES, ENGINES, TRACKERS)
         with names_behind_help(TASKS, REWARDS, PRESETS, *brought):
             parse_fields(argv, owners, prog=prog)
+    flags, config = agreed("the command", lambda: _wanted(argv))
+    if flags.overwrite and not of_first("the run to replace", lambda: _may_replace(flags, config)):
+        print("Nothing was changed.")
+        return 1
+    with hushed():
+        from agents.models.kernels import keep_freed_memory
+        from agents.training.loop import train
+
+    keep_freed_memory()
+    run = train(config, resume=flags.resume, overwrite=flags.overwrite)
+    if run.interrupted:
+        return exit_code(run.stopped_by)
+    if flags.push_to_hub and os.environ.get("RANK", "0") == "0":
+        from agents.publishing.hub import push
+
+        print(*push(run.folder, flags.push_to_hub), sep="\n")
+    return 0
+
+
+def _wanted(argv: list[str]) -> tuple[_TrainFlags, TrainConfig]:
+    """Return what `train` is to do, checked as far as it can be before torch is loaded."""
+    owners, imports = _first_flags(argv)
     flags, rest = parse(_TrainFlags, argv, prog="train", more=every_field())
     start, chosen = _starting_point(flags, owners, imports)
     asked = parse_fields(rest, start, prog="train")
@@ -325,24 +348,12 @@ def _train(argv: list[str]) -> int:
         check_push(flags.push_to_hub)
     if flags.yes and not flags.overwrite:
         raise ValueError("Expected --yes with --overwrite only: it asks before nothing else.")
-    if flags.overwrite:
-        check_run_folder(config, resume=flags.resume, overwrite=True)
-        if not (flags.yes or _agrees(RunFolder(config.run_folder))):
-            print("Nothing was changed.")
-            return 1
-    with hushed():
-        from agents.models.kernels import keep_freed_memory
-        from agents.training.loop import train
+    return flags, config
 
-    keep_freed_memory()
-    run = train(config, resume=flags.resume, overwrite=flags.overwrite)
-    if run.interrupted:
-        return exit_code(run.stopped_by)
-    if flags.push_to_hub:
-        from agents.publishing.hub import push
 
-        print(*push(run.folder, flags.push_to_hub), sep="\n")
-    return 0
+def _may_replace(flags: _TrainFlags, config: TrainConfig) -> bool:
+    check_run_folder(config, resume=flags.resume, overwrite=True)
+    return flags.yes or _agrees(RunFolder(config.run_folder))
 
 
 def _compare(argv: list[str]) -> int:
@@ -421,7 +432,9 @@ def _starting_point(
     if flags.resume:
         # Held to what the run has, as its flags would be.
         values = preset_values(flags.preset) if flags.preset else {}
-        stored = RunFolder(Path(flags.out or f"runs/{flags.task}")).read_config().changed()
+        folder = RunFolder(Path(flags.out or f"runs/{flags.task}"))
+        found = of_first("the run to resume", lambda: folder.read_config().to_json())
+        stored = folder.configuration(found).changed()
         return {**stored, **values, **chosen}, ""
     values, line = _starting_values(flags)
     return {**values, **chosen}, line
@@ -434,7 +447,7 @@ def _starting_values(flags: _TrainFlags | _CompareFlags) -> tuple[dict[str, Any]
 
 
 def _say(line: str) -> None:
-    """Tell the user something, once for all processes of a run."""
+    """Tell the user something, once on every machine."""
     if line and _speaks():
         print(line, file=sys.stderr)
 

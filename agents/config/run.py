@@ -148,6 +148,8 @@ class RunConfig(Options):
     """Held-out queries of the evaluation at the end; 0 for none."""
     trackers: Annotated[str, named(TRACKERS), MAY_CHANGE] = ""
     """Where metrics and samples go besides the run folder; several with commas between them."""
+    process_timeout: Annotated[float, Above(0), MAY_CHANGE] = 300.0
+    """Seconds that one of several processes waits for another before it gives up; > 0."""
     imports: Annotated[tuple[str, ...], tyro.conf.Suppress, MAY_CHANGE] = ()
     """What `--import` and `import_plugins` have imported: files with their digests, or modules."""
 

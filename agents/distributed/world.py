@@ -8,17 +8,22 @@ sharded over the ranks are the business of `sharding.py`.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.tensor import DTensor
 
+from agents.distributed.agreement import PATIENCE
 from agents.errors import ProcessError
 
 T = TypeVar("T")
@@ -104,6 +109,27 @@ class World:
         if failed := self.gather_list(failed):
             raise failed[0]
 
+    def broadcast(self, value: T) -> T:
+        """Return on every rank the value of rank 0; that of the others is not looked at."""
+        if self.size == 1:
+            return value
+        box = [value if self.rank == 0 else None]
+        self._together(lambda: dist.broadcast_object_list(box, src=0))
+        return cast("T", box[0])
+
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return on every rank, on the CPU, the tensors of rank 0, one after the other."""
+        if self.size == 1:
+            return dict(tensors)
+        kinds = self.broadcast({name: (t.shape, t.dtype) for name, t in tensors.items()})
+        found: dict[str, Tensor] = {}
+        for name, (shape, dtype) in kinds.items():
+            sent = tensors[name] if self.rank == 0 else torch.empty(shape, dtype=dtype)
+            sent = sent.to(self._device or "cpu").contiguous()
+            self._together(lambda sent=sent: dist.broadcast(sent, src=0))
+            found[name] = sent.cpu()
+        return found
+
     @property
     def _device(self) -> str | None:
         return "cuda" if self.size > 1 and dist.get_backend() == "nccl" else None
@@ -137,9 +163,63 @@ class World:
         )
 
 
-def join_world(device: torch.device) -> World:
-    """Return the world that `accelerate launch` or torchrun has started; size 1 without them."""
+def join_world(device: torch.device, patience: float = PATIENCE) -> World:
+    """Return the world that `accelerate launch` or torchrun has started; size 1 without them.
+
+    Args:
+        device: what the ranks compute on, which decides how they talk.
+        patience: seconds that a rank waits for another in a collective before it gives up.
+
+    Raises:
+        ValueError: if ranks on several hosts could not reach one another.
+        ProcessError: if they do not meet.
+    """
     from accelerate import PartialState
 
-    state = PartialState(cpu=device.type == "cpu")
+    name_interface()
+    try:
+        state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=patience))
+    except RuntimeError as error:  # of gloo, NCCL or the store: torch has no type for it
+        raise ProcessError(
+            f"Expected all processes to meet within {patience:g} s, got "
+            f"{str(error).splitlines()[0][:120]}: check that the machines reach one another over "
+            f"{os.environ.get('GLOO_SOCKET_IFNAME', 'the network')}, or name another interface in "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME."
+        ) from error
     return World(state.process_index, state.num_processes)
+
+
+def name_interface() -> None:
+    """Tell gloo and NCCL which interface leads to the first host, if ranks are on several.
+
+    By themselves they take the address that the host's own name resolves to, which is that of the
+    loopback interface on most machines. What the user has named stays.
+
+    Raises:
+        ValueError: if the address of the first host is one that other hosts do not reach.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
+        return
+    master = os.environ["MASTER_ADDR"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((master, 1))  # nothing is sent: the kernel only looks up the way
+        except OSError as error:
+            raise ValueError(
+                f"Expected a way to the first machine, {master}, got {error}: check "
+                "--main_process_ip and the network."
+            ) from error
+        own = probe.getsockname()[0]
+    if own.startswith("127."):
+        raise ValueError(
+            f"Expected --main_process_ip to be an address that the other machines reach, got "
+            f"{master}, which is this machine only."
+        )
+    found = [
+        name
+        for name, all_of in psutil.net_if_addrs().items()
+        if any(a.address == own for a in all_of)
+    ]
+    for name in found[:1]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)

@@ -197,7 +197,14 @@ class RunFolder:
         """
         if not self.config_path.is_file():
             raise ValueError(f"Expected a run folder with a config.json, got {self}.")
-        values = self.read_config_values()
+        return self.configuration(self.read_config_values())
+
+    def configuration(self, values: Mapping[str, Any]) -> TrainConfig:
+        """Return the configuration that values of a config.json mean, once plug-ins are imported.
+
+        Raises:
+            ValueError: if this version does not read them, or a plug-in is not there.
+        """
         imports = plain_value("imports", tuple[str, ...], values.get("imports", ()))
         import_remembered(imports, self.path)
         return TrainConfig.from_json(values)

@@ -7,20 +7,24 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
 from agents.checks import check_before_loading
 from agents.config.train import TrainConfig
+from agents.distributed.agreement import agreed, expect_alike, of_first
 from agents.distributed.sharding import (
     check_launcher,
     whole_tensors,
 )
 from agents.distributed.world import World, join_world
+from agents.engines.base import Engine
 from agents.engines.start import make_engine
 from agents.errors import DivergenceError
 from agents.evaluation.rows import Evaluation
@@ -116,23 +120,19 @@ def train(
 
 def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console) -> Run:
     check_launcher()
-    world = join_world(pick_device(config.device))
+    device, patience = pick_device(config.device), config.process_timeout
+    _expect_one_run(config, device)
+    world = join_world(device, patience)
     folder = RunFolder(config.run_folder)
-    check_run_folder(config, resume=resume, overwrite=overwrite)
-    check_trackers(config)
-    finished = resume and folder.is_finished(config)
-    world.any(False)  # nobody writes before everybody has checked
     if not world.writes:
         console = Console(quiet=True)
-    if finished:
-        return _read_finished(folder, config, console)
-    first = _first_weights(config, resuming=resume and bool(folder.checkpoints()))
-    trainer = Trainer(config, world)
-    done = _restore(trainer, folder) if resume else 0
-    if first:
-        trainer.start_from(load_checkpoint(first)[0])
-    trainer.engine = make_engine(trainer.config, trainer.policies, trainer.games.rules, world.rank)
-    if done:
+    looked = partial(_look, folder, config, resume, overwrite)
+    if of_first("the run folder", looked, patience=patience):
+        return _read_finished(folder, config, world, console)
+    trainer = agreed("the models", lambda: Trainer(config, world), patience=patience)
+    done = _begin(trainer, folder, resume=resume)
+    trainer.engine = agreed("the engine", lambda: _engine(trainer), patience=patience)
+    if done and world.writes:
         _say_new_schedule(folder.read_config(), trainer, done, console)
     if isinstance(trainer.parts.reward, ClassifierReward):
         console.print(f"The reward is the {trainer.parts.reward.description}.")
@@ -173,8 +173,7 @@ def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
             if evaluation:
                 print_evaluation(evaluation, console)
             console.print(f"The run is in {folder}, its page is {report}.")
-    world.any(False)  # the first one has written all that the others may read
-    metrics = folder.read_metrics()
+    metrics = world.broadcast(folder.read_metrics() if world.writes else [])
     return Run(folder=folder.path, metrics=metrics, evaluation=evaluation, stopped_by=stopped_by)
 
 
@@ -186,11 +185,41 @@ def _write_start(trainer: Trainer, folder: RunFolder, config: TrainConfig, done:
     record(folder.provenance_path, done, made_by)
 
 
-def _read_finished(folder: RunFolder, config: TrainConfig, console: Console) -> Run:
-    """Say that there is nothing to do, and return the run as it is."""
-    for last in folder.checkpoints()[-1:]:
+def _expect_one_run(config: TrainConfig, device: torch.device) -> None:
+    """Check that all ranks do the same run, with the same code, on the same kind of device.
+
+    Raises:
+        ValueError: on all ranks, if one does not.
+    """
+
+    def decisive() -> dict[str, Any]:
+        made_by = facts(device.type)
+        same = ("sources", "device", "torch", "transformers", "peft")
+        return {**config.to_json(), **{name: made_by[name] for name in same}, "out": ""}
+
+    expect_alike("what is trained", decisive, patience=config.process_timeout)
+
+
+def _look(folder: RunFolder, config: TrainConfig, resume: bool, overwrite: bool) -> bool:
+    """Check what rank 0 alone reads and writes, and return whether there is nothing left to do."""
+    check_run_folder(config, resume=resume, overwrite=overwrite)
+    check_trackers(config)
+    finished = resume and folder.is_finished(config)
+    for last in folder.checkpoints()[-1:] if finished else ():
         check_checkpoint(last)
-    metrics = folder.read_metrics()
+    if not finished:
+        _first_weights(config, folder, resume)
+    return finished
+
+
+def _engine(trainer: Trainer) -> Engine:
+    return make_engine(trainer.config, trainer.policies, trainer.games.rules, trainer.world.rank)
+
+
+def _read_finished(folder: RunFolder, config: TrainConfig, world: World, console: Console) -> Run:
+    """Say that there is nothing to do, and return the run as it is."""
+    found = (folder.read_metrics(), folder.read_evaluation()) if world.writes else ([], {})
+    metrics, evaluation = world.broadcast(found)
     page = f"its page is {folder.report_path}"
     if not folder.report_path.is_file():
         page = f"`report {folder}` writes its page"
@@ -200,7 +229,7 @@ def _read_finished(folder: RunFolder, config: TrainConfig, console: Console) -> 
         highlight=False,
         soft_wrap=True,
     )
-    evaluation = cast("Evaluation", folder.read_evaluation()) if config.evaluation_queries else None
+    evaluation = cast("Evaluation", evaluation) if config.evaluation_queries else None
     return Run(folder=folder.path, metrics=metrics, evaluation=evaluation, stopped_by=0)
 
 
@@ -316,20 +345,41 @@ def _save(
         save_checkpoint(folder, done, tensors, meta, trainer.config.keep)
 
 
-def _restore(trainer: Trainer, folder: RunFolder) -> int:
-    """Take up the last checkpoint, if there is one, and return the number of iterations done."""
-    for last in folder.checkpoints()[-1:]:
-        trainer.load_state(*load_checkpoint(last))
-    return folder.iterations_done()
+def _begin(trainer: Trainer, folder: RunFolder, *, resume: bool) -> int:
+    """Take up the last checkpoint, or another run's policies; return the iterations done."""
+    config = trainer.config
+    if resume and (found := _read(trainer, lambda: next(iter(folder.checkpoints()[-1:]), None))):
+        trainer.load_state(*found)
+    elif first := _read(trainer, lambda: _first_weights(config, folder, resume)):
+        trainer.start_from(first[0])
+    patience = config.process_timeout
+    return of_first("the rows", folder.iterations_done, patience=patience) if resume else 0
 
 
-def _first_weights(config: TrainConfig, *, resuming: bool) -> Path | None:
+def _read(
+    trainer: Trainer, find: Callable[[], Path | None]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return on every rank a checkpoint that rank 0 alone finds and reads; None if there is none."""
+    tensors: dict[str, Tensor] = {}
+
+    def read() -> dict[str, Any] | None:
+        if (path := find()) is None:
+            return None
+        found, meta = load_checkpoint(path)
+        tensors.update(found)
+        return meta
+
+    meta = of_first("the checkpoint", read, patience=trainer.config.process_timeout)
+    return None if meta is None else (trainer.world.broadcast_tensors(tensors), meta)
+
+
+def _first_weights(config: TrainConfig, folder: RunFolder, resume: bool) -> Path | None:
     """Return the checkpoint of another run that this one starts from.
 
     Raises:
         ValueError: if there is none where the configuration says.
     """
-    if resuming or not config.start:
+    if not config.start or (resume and folder.checkpoints()):
         return None
     if not (found := RunFolder(Path(config.start)).checkpoints()):
         raise ValueError(

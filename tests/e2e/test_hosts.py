@@ -51,7 +51,10 @@ class Hosts:
         if launcher:
             command = [
                 *("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
-                *("--rdzv-backend=c10d", f"--rdzv-endpoint=10.77.0.1:{PORT}", *command),
+                *("--rdzv-backend=c10d", f"--rdzv-endpoint=10.77.0.1:{PORT}"),
+                # Namespaces share a host name, by which torchrun tells whose the endpoint is.
+                *(f"--rdzv-conf=is_host={1 - rank}", f"--local-addr=10.77.0.{rank + 1}"),
+                *command,
             ]
         else:
             variables |= {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": PORT, "WORLD_SIZE": "2"}
@@ -125,7 +128,8 @@ def wait_for_rows(hosts: Hosts, count: int) -> None:
 
 
 def test_two_hosts_without_a_common_disk_train_and_resume_as_one_process_does(hosts, tmp_path):
-    assert [code for code, _ in hosts.run("--iterations=2", launcher=True)] == [0, 0]
+    found = hosts.run("--iterations=2", launcher=True)
+    assert [code for code, _ in found] == [0, 0], found
     assert not (tmp_path / "host_1/run").exists()
     found = hosts.run("--iterations=4", "--resume")
     assert [code for code, _ in found] == [0, 0], found

@@ -359,7 +359,7 @@ def _begin(trainer: Trainer, folder: RunFolder, *, resume: bool) -> int:
 def _read(
     trainer: Trainer, find: Callable[[], Path | None]
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return on every rank a checkpoint that rank 0 alone finds and reads; None if there is none."""
+    """Return on every rank a checkpoint that rank 0 alone reads; None if it finds none."""
     tensors: dict[str, Tensor] = {}
 
     def read() -> dict[str, Any] | None:

@@ -21,16 +21,20 @@ from functools import partial
 from typing import Any, Unpack
 from uuid import uuid4
 
-import uvicorn
-from openenv.core.env_server.http_server import create_fastapi_app
-from openenv.core.env_server.interfaces import Environment
-from openenv.core.env_server.types import Action, Observation, State
-from pydantic import Field
-
+from cory_env.adapters import missing
 from cory_env.adapters.tables import Tables
 from cory_env.options import GameOptions
 from cory_env.seat import Partner, gym_env
 from cory_env.task import Task
+
+try:
+    import uvicorn
+    from openenv.core.env_server.http_server import create_fastapi_app
+    from openenv.core.env_server.interfaces import Environment
+    from openenv.core.env_server.types import Action, Observation, State
+    from pydantic import Field
+except ImportError as error:
+    raise missing("openenv", error) from error
 
 MAX_SESSIONS = 64
 """Clients at a time, each with an environment of its own."""

@@ -17,13 +17,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import verifiers.v1 as vf
-from openai import APIError, AsyncOpenAI
-from pydantic import Field
-from verifiers.v1.errors import MODEL_TRANSPORT_ERROR_EXIT_CODE
-
+from cory_env.adapters import missing
 from cory_env.registry import make_task
 from cory_env.vector import vector_env
+
+try:
+    import verifiers.v1 as vf
+    from openai import APIError, AsyncOpenAI
+    from pydantic import Field
+    from verifiers.v1.errors import MODEL_TRANSPORT_ERROR_EXIT_CODE
+except ImportError as error:
+    raise missing("verifiers", error) from error
 
 SEATS = ("pioneer", "observer")
 

@@ -1,5 +1,8 @@
 """The game in the trainers of others, as far as it goes without their packages."""
 
+import sys
+from importlib import import_module
+
 import numpy as np
 import pytest
 
@@ -85,3 +88,12 @@ def test_a_rollout_of_trl_says_what_is_wrong():
         rollout([query, query, "x"], FakeTrainer())
     with pytest.raises(ValueError, match=r"queries of rows\(\), got 'zzz'"):
         rollout(["zzz"] * 3, FakeTrainer())
+
+
+@pytest.mark.parametrize("package", ["openenv", "verifiers"])
+def test_a_missing_package_is_one_line_with_the_extra(package, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"cory_env.adapters.{package}", raising=False)
+    for name in (package, "uvicorn", "verifiers.v1"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"^Expected the package {package}, .*\[{package}\], in"):
+        import_module(f"cory_env.adapters.{package}")

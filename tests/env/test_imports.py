@@ -37,7 +37,7 @@ ARROWS = {
     "parallel": {"types", "task", "options", "views", "aec"},
     "seat": {"types", "task", "options", "views", "aec"},
     "registration": {"registry"},
-    "adapters": {"types", "task", "options", "vector", "seat"},
+    "adapters": {"types", "task", "options", "registry", "vector", "seat"},
     "testing": {"types", "task", "tokenization", "game", "registry", "vector", "views"},
 }
 HEAVY = {"torch", "transformers", "datasets", "peft", "rich"}

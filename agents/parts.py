@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Literal, Self
 
 import numpy as np
@@ -135,7 +136,7 @@ class Parts:
         for task, count in ((rules.task, None), (self.test_task, held_out)):
             readers = {
                 role: [policy] if stays and task is rules.task else everybody
-                for role, policy in zip(rules.roles, everybody, strict=True)
+                for role, policy in zip(rules.roles, cycle(everybody))
             }
             check_prompts(replace(rules, task=task), task.examples[:count], readers)
 
@@ -261,7 +262,7 @@ def build_critics(
             backbone = backbones[policy]
             critics[name] = Critic(
                 int(backbone.config.hidden_size),
-                len(backbones),
+                config.observers + 1,
                 max_new_tokens,
                 seeds[policy],
                 body=_critic_body(config)(),

@@ -163,6 +163,16 @@ class Explored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revisions(TokenBatch):
+    """Answers of observers, behind the query alone; tokens that are not to be learnt are masked."""
+
+    read: TokenBatch
+    """The same answers behind what the observers read."""
+    teachers: Tensor
+    """(B,) int64, the observer's place among the policies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch(TokenBatch):
     """One turn, prepared for the update; nothing in it carries a gradient."""
 
@@ -188,6 +198,8 @@ class TrainBatch(TokenBatch):
     """(B, T)"""
     seats: Tensor
     """(B,) index of the role in turn order."""
+    revisions: Revisions | None = None
+    """What is distilled beside the turn; None for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,9 @@ class AlgorithmConfig(LearningConfig):
     """Whose answers a policy learns from. `all`: after its own turns, also from what others have
     answered to the query alone, paid the answer's own reward; tokens are weighed by min(π/μ, cap),
     with the importance_cap, or 2."""
+    distill_coef: Annotated[float, AtLeast(0)] = 0.0
+    """λ, price of a nat by which a pioneer's policy is away from the observer that was told the
+    verdict, on answers that are better than the first; >= 0. It needs a verdict and an observer."""
     gamma: Annotated[float, Between(0, 1)] = 1.0
     """Discount in [0, 1]."""
     credit: Literal["causal", "shared"] = "causal"
@@ -105,6 +108,17 @@ class AlgorithmConfig(LearningConfig):
             raise ValueError(
                 "Expected one base model with practice all (a policy weighs the tokens of the "
                 f"others), got {run.model}: pass --practice own."
+            )
+        if self.distill_coef and (
+            run.verdict == "none"
+            or run.observers != 1
+            or not run.knowledge_transfer
+            or len(set(run.models)) > 1
+        ):
+            raise ValueError(
+                "Expected distill_coef with a verdict that one observer of the same base model is "
+                f"told, got {self.distill_coef:g} with verdict {run.verdict}, {run.observers} "
+                f"observers and model {run.model}: pass --verdict wrong, or leave it out."
             )
 
 

@@ -106,6 +106,8 @@ class RunConfig(Options):
     """Iterations between two role exchanges (T_REx of the paper); with `plateau`, its patience;
     >= 1."""
 
+    shared_policy: bool = False
+    """One policy plays every role, instead of one policy each."""
     freeze: Annotated[str, MAY_CHANGE] = ""
     """Policies that stay as they are, such as `llm_1`; several with commas. Their critics learn."""
     partners: str = "current"
@@ -166,10 +168,10 @@ class RunConfig(Options):
         if self.budget:
             Budget.of(self.budget)
         expect_divisor("minibatch_size", self.minibatch_size, self.batch_size)
-        if len(self.model.split(",")) not in (1, self.observers + 1):
+        if len(self.model.split(",")) not in (1, len(self.policy_names)):
             raise ValueError(
-                f"Expected one model, or one for each of {self.observers + 1} policies, separated "
-                f"by commas, got {self.model!r}."
+                f"Expected one model, or one for each of {len(self.policy_names)} policies, "
+                f"separated by commas, got {self.model!r}."
             )
         self._check_task()
         self._check_adapters()
@@ -255,14 +257,14 @@ class RunConfig(Options):
 
     @property
     def policy_names(self) -> list[str]:
-        """`llm_0`, `llm_1`, …: one policy per agent."""
-        return [f"llm_{i}" for i in range(self.observers + 1)]
+        """`llm_0`, `llm_1`, …: one policy per agent, or one for all."""
+        return [f"llm_{i}" for i in range(1 if self.shared_policy else self.observers + 1)]
 
     @property
     def models(self) -> list[str]:
         """The base model of each policy."""
         models = self.model.split(",")
-        return models if len(models) > 1 else models * (self.observers + 1)
+        return models if len(models) > 1 else models * len(self.policy_names)
 
     @property
     def frozen(self) -> list[str]:

@@ -56,7 +56,8 @@ def evaluate_policies(
     rows: list[EvaluationRow] = []
     counted: list[Answers] = []
     assigned: list[Float64Array] = []
-    for names, team in _teams(policies, config.algorithm_config.contrast_label):
+    contrast = config.algorithm_config.contrast_label
+    for names, team in _teams(policies, config.observers + 1, contrast):
         seats = answers(team, decoding=decoding)
         best = answers(team, decoding=one) if decoding.greedy_too else None
         assigned += _team_rewards(seats)
@@ -102,12 +103,13 @@ def exchange_loss(assigned: Sequence[Float64Array]) -> Interval:
 
 
 def _teams(
-    policies: Mapping[str, LLMPolicy], contrast: str
+    policies: Mapping[str, LLMPolicy], roles: int, contrast: str
 ) -> Iterator[tuple[list[str], list[LLMPolicy]]]:
     """Yield who answers: references and policies alone, then the team in every assignment.
 
     Args:
         policies: by name.
+        roles: of the game; where there are fewer policies, one plays all of them.
         contrast: a label behind which every policy answers alone, too; empty for none.
     """
     for name, policy in {**references(policies), **policies}.items():
@@ -115,6 +117,8 @@ def _teams(
     for name, policy in policies.items() if contrast else ():
         yield [f"{name} behind {contrast.strip()!r}"], [policy.labelled(contrast)]
     order = list(policies)
+    if len(order) < roles:
+        yield order * roles, list(policies.values()) * roles
     for shift in range(len(order) if len(order) > 1 else 0):
         names = order[shift:] + order[:shift]
         yield names, [policies[name] for name in names]

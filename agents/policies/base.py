@@ -107,6 +107,10 @@ class Policy(Protocol):
         """Return the log-probs (B, T) of responses, differentiably; 0 where masked."""
         ...
 
+    def divergence(self, tokens: TokenBatch, teacher: Policy, read: TokenBatch) -> Tensor:
+        """Return KL(teacher ‖ policy) of each token, differentiably in the policy alone."""
+        ...
+
     def padded(
         self,
         prompt_ids: Tensor,

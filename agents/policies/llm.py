@@ -14,7 +14,7 @@ from agents.maths.distributions import entropy, exact_kl, sampling_log_probs
 from agents.models.backbone import Backbone, token_positions
 from agents.models.chat import prompt_ids
 from agents.models.kernels import row_blocks, score_tokens
-from agents.policies.base import Generated, Scores
+from agents.policies.base import Generated, Policy, Scores
 from agents.policies.decoding import Pick, can_record, decode_recorded, decode_stepwise
 from agents.policies.prefixes import Prefixes, check_prefixes, tokens_left
 from agents.policies.sampling import draw, draw_uniforms
@@ -216,6 +216,35 @@ class LLMPolicy:
         ref_log_probs = sampling_log_probs(ref_logits, temperature=self.temperature)
         chosen, ref_chosen = (p.gather(-1, ids[:, None])[:, 0] for p in (log_probs, ref_log_probs))
         return chosen, entropy(log_probs), exact_kl(log_probs, ref_log_probs), ref_chosen
+
+    def divergence(self, tokens: TokenBatch, teacher: Policy, read: TokenBatch) -> Tensor:
+        """Return KL(teacher ‖ policy) over the whole vocabulary, with the policy's gradient alone.
+
+        Args:
+            tokens: B responses behind what the policy reads.
+            teacher: of the same base model; held fixed.
+            read: the same responses behind what the teacher has read.
+
+        Returns:
+            (B, T) nats, 0 where masked.
+        """
+        with torch.no_grad():
+            told = response_hidden(teacher.backbone, teacher.adapter, read)
+        hidden = response_hidden(self.backbone, self.adapter, tokens)
+        flat = [t.flatten(0, 1).split(CHUNK_TOKENS) for t in (hidden, told)]
+        chunks = [
+            checkpoint(self._diverge_chunk, *parts, teacher.adapter, use_reentrant=False)
+            for parts in zip(*flat, strict=True)
+        ]
+        return torch.cat(chunks).view(tokens.response_ids.shape) * tokens.response_mask
+
+    def _diverge_chunk(self, hidden: Tensor, told: Tensor, teacher: str | None) -> Tensor:
+        with torch.no_grad():
+            taught = self.backbone.logits(teacher, told)
+        logits = self.backbone.logits(self.adapter, hidden)
+        # Over the whole vocabulary, as the reference is: outside a nucleus it would be infinite.
+        parts = (sampling_log_probs(x, temperature=self.temperature) for x in (taught, logits))
+        return exact_kl(*parts)
 
     def _pick(self, greedy: bool) -> Pick:
         def pick(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,9 +43,11 @@ class RoleSchedule:
 
         Args:
             roles: in turn order.
-            policies: as many as roles.
+            policies: as many as roles, or one that plays all of them.
             iteration: >= 0.
         """
+        if len(policies) == 1:
+            return dict.fromkeys(roles, policies[0])
         order = list(policies)
         phase = iteration // self.every
         if self.kind == "random" and phase:

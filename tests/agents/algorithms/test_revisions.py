@@ -135,6 +135,10 @@ def small(**changes) -> TrainConfig:
 def test_the_parts_of_a_batch_add_up_to_its_loss(shared):
     trainer = Trainer(small(shared_policy=shared))
     algorithm = trainer.algorithm
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # or all distributions are nearly uniform
+        for parameter in trainer.policies["llm_0"].parameters().values():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     prepared = trainer.prepare(trainer.collect(trainer.assign(0)))
     batches = [turn.batch for turn in prepared[: 2 if shared else 1]]
     batch = type(batches[0]).join(batches)

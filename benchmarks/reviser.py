@@ -49,7 +49,7 @@ TRIES = 4
 """Answers of a policy alone among which one with another number than a1's is looked for."""
 BATCH = 256
 """Episodes in memory at a time."""
-WARM_STEPS, WARM_ROWS, WARM_RATE = 16, 64, 1e-3
+WARM_STEPS, WARM_ROWS, WARM_RATE = 48, 64, 1e-3
 """Of the warm start: Adam steps, wrong answers in each, learning rate."""
 
 
@@ -104,6 +104,7 @@ class Arguments:
     model: str = "embedded"
     """Or `smollm2`, with its preset."""
     iterations: int = 48
+    """0 measures what a warm start alone has taught."""
     batch_size: int = 64
     queries: int = 512
     """Held-out ones."""
@@ -120,7 +121,7 @@ def main() -> None:
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             if key not in found:
                 config = configure(arguments, name, seed)
-                train_form(config, FORMS[name], console)
+                train_form(config, FORMS[name], console, trains=arguments.iterations > 0)
                 arguments.out.mkdir(parents=True, exist_ok=True)
                 write_json(path, {**found, key: measure(config, FORMS[name], arguments.queries)})
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -135,14 +136,14 @@ def configure(arguments: Arguments, name: str, seed: int) -> TrainConfig:
     values, _ = starting_values("arithmetic", model=model)
     folder = arguments.out / f"{name.replace(', ', '_').replace(' ', '_')}_seed{seed}"
     return TrainConfig(
-        **{**values, "handover": "value", "iterations": arguments.iterations}
+        **{**values, "handover": "value", "iterations": max(1, arguments.iterations)}
         | {"batch_size": arguments.batch_size}
         | {"task": form.task, "verdict": form.verdict, "seed": seed, "out": str(folder)}
         | {"evaluation_queries": 0, **(form.options or {})}
     )
 
 
-def train_form(config: TrainConfig, form: Form, console: Console) -> None:
+def train_form(config: TrainConfig, form: Form, console: Console, *, trains: bool) -> None:
     """Train a run to its end, from where it stands."""
     folder = RunFolder(config.run_folder)
     if form.warm and not folder.has_progress():
@@ -151,9 +152,13 @@ def train_form(config: TrainConfig, form: Form, console: Console) -> None:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_config(config)
         save_checkpoint(folder, 0, *trainer.state(), keep=1)
-    train(
-        config, resume=folder.has_progress(), overwrite=not folder.has_progress(), console=console
-    )
+    if trains:
+        train(
+            config,
+            resume=folder.has_progress(),
+            overwrite=not folder.has_progress(),
+            console=console,
+        )
 
 
 def warm_start(trainer: Trainer) -> None:

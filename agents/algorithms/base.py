@@ -44,7 +44,7 @@ from torch import Tensor
 
 from agents.algorithms.kl import KLController
 from agents.algorithms.practice import CAP, practice_rollouts
-from agents.algorithms.revisions import with_revisions
+from agents.algorithms.revisions import distances, with_revisions
 from agents.config.algorithm import AlgorithmConfig, LearningConfig
 from agents.distributed.world import World
 from agents.maths.advantages import next_step, token_rewards, whiten
@@ -196,16 +196,11 @@ class Algorithm(ABC):
             cap = self.config.importance_cap
             prepared.append(self._prepare_turn(rollout, seat, rewards, cap, found))
         learnt = self._whitened(prepared)[::-1]
-        if not self.config.distill_coef:
-            return learnt
-        return with_revisions(rollout, learnt, list(self.policies), self.config.group_size)
+        return with_revisions(rollout, learnt, self.config, list(self.policies))
 
     @torch.no_grad()
     def practice(self, rollout: Rollout, policy: str) -> list[Prepared]:
-        """Return what a policy learns from answers that others gave to the query alone.
-
-        Call it in all processes, after the policy has learnt from its own turns.
-        """
+        """Return what a policy learns from answers that others gave to the query alone."""
         cap = self.config.importance_cap or CAP
         prepared: list[Prepared] = []
         for practised in practice_rollouts(rollout, policy, self.world):
@@ -245,9 +240,8 @@ class Algorithm(ABC):
         penalty = self.controllers[policy].coef * self._loss_penalty(scores)
         bonus = config.entropy_coef * scores.entropies
         per_token = -surrogate + (penalty - bonus) / batch.advantage_scale[:, None]
-        loss = aggregate(
-            per_token * batch.weights, mask, config.normalization, self.max_new_tokens, totals
-        )
+        sizes = config.normalization, self.max_new_tokens
+        loss = aggregate(per_token * batch.weights, mask, *sizes, totals)
         with torch.no_grad():
             outside = (ratio > 1 + self._clip_high) | (ratio < 1 - config.clip)
             metrics = {
@@ -256,25 +250,10 @@ class Algorithm(ABC):
                 "approx_kl": ((ratio - 1 - log_ratio) * mask).sum() / totals.tokens,
             }
         loss = loss + self._value_loss(policy, batch, scores, totals)
-        loss = loss + self._distillation(policy, batch, totals)
+        if batch.revisions is not None:
+            kls, counted = distances(self.policies, policy, batch)
+            loss = loss + config.distill_coef * aggregate(kls, counted, *sizes, totals)
         return LossOutput(loss, metrics, log_ratio.detach())
-
-    def _distillation(self, policy: str, batch: TrainBatch, totals: Totals) -> Tensor | float:
-        """Return the price of the distance to observers that have improved on an answer."""
-        if batch.revisions is None:
-            return 0.0
-        backbone = self.policies[policy].backbone
-        rows = batch.revisions.response_mask.any(1)
-        if backbone.sharding is not None:  # all processes must pass through its layers alike
-            rows = torch.ones_like(rows)
-        if not rows.any():
-            return 0.0
-        revisions = batch.revisions.take(rows)
-        teacher = self.policies[list(self.policies)[int(revisions.teachers[0])]]
-        kls = self.policies[policy].divergence(revisions, teacher, revisions.read)
-        prices = self.config.distill_coef * kls / batch.advantage_scale[rows, None]
-        kind = self.config.normalization
-        return aggregate(prices, revisions.response_mask, kind, self.max_new_tokens, totals)
 
     def _value_loss(
         self, policy: str, batch: TrainBatch, scores: Scores, totals: Totals

@@ -11,17 +11,20 @@ feedback into the one that has not, SDPO (arXiv 2601.20802).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from agents.config.algorithm import AlgorithmConfig
 from agents.maths.advantages import group_mean
-from agents.types import Prepared, Revisions, Rollout, TokenBatch
+from agents.policies.base import Policy
+from agents.types import Prepared, Revisions, Rollout, TokenBatch, TrainBatch
 
 
 def with_revisions(
-    rollout: Rollout, prepared: Sequence[Prepared], policies: Sequence[str], group_size: int
+    rollout: Rollout, prepared: list[Prepared], config: AlgorithmConfig, policies: Sequence[str]
 ) -> list[Prepared]:
     """Give what the pioneer's policy learns the revisions of its answers.
 
@@ -31,10 +34,12 @@ def with_revisions(
     Args:
         rollout: of a pioneer and an observer.
         prepared: what is learnt of both turns.
+        config: whether anything is distilled, and how many episodes are of one query.
         policies: names, in the order in which `Revisions.teachers` counts them.
-        group_size: episodes of one query.
     """
-    found = revisions(rollout, policies, group_size)
+    if not config.distill_coef:
+        return prepared
+    found = revisions(rollout, policies, config.group_size)
     of_turn = [found, found.counting(torch.zeros_like(found.response_mask[:, 0]))]
     student = rollout.turns[0].policy
     return [
@@ -71,3 +76,27 @@ def revisions(rollout: Rollout, policies: Sequence[str], group_size: int) -> Rev
         read=read,
         teachers=torch.full_like(first.task_rewards, policies.index(second.policy)).long(),
     )
+
+
+def distances(
+    policies: Mapping[str, Policy], student: str, batch: TrainBatch
+) -> tuple[Tensor, Tensor]:
+    """Return how far a policy is from its teacher, in units of the batch's advantages.
+
+    Args:
+        policies: by name, in the order in which teachers are counted.
+        student: whose gradient it has.
+        batch: with revisions. Rows in which no token counts are left out.
+
+    Returns:
+        (N, T) KL(teacher ‖ student) in nats, divided as advantages are, and the mask.
+    """
+    assert batch.revisions is not None
+    rows = batch.revisions.response_mask.any(1)
+    if policies[student].backbone.sharding is not None:
+        rows = torch.ones_like(rows)  # all processes pass through spread layers equally often
+    rows[0] |= not rows.any()  # none would be no batch
+    found = batch.revisions.take(rows)
+    teacher = policies[list(policies)[int(found.teachers[0])]]
+    kls = policies[student].divergence(found, teacher, found.read)
+    return kls / batch.advantage_scale[rows, None], found.response_mask

@@ -56,8 +56,7 @@ def evaluate_policies(
     rows: list[EvaluationRow] = []
     counted: list[Answers] = []
     assigned: list[Float64Array] = []
-    contrast = config.algorithm_config.contrast_label
-    for names, team in _teams(policies, config.observers + 1, contrast):
+    for names, team in _teams(policies, config):
         seats = answers(team, decoding=decoding)
         best = answers(team, decoding=one) if decoding.greedy_too else None
         assigned += _team_rewards(seats)
@@ -103,15 +102,16 @@ def exchange_loss(assigned: Sequence[Float64Array]) -> Interval:
 
 
 def _teams(
-    policies: Mapping[str, LLMPolicy], roles: int, contrast: str
+    policies: Mapping[str, LLMPolicy], config: TrainConfig
 ) -> Iterator[tuple[list[str], list[LLMPolicy]]]:
     """Yield who answers: references and policies alone, then the team in every assignment.
 
     Args:
         policies: by name.
-        roles: of the game; where there are fewer policies, one plays all of them.
-        contrast: a label behind which every policy answers alone, too; empty for none.
+        config: has the number of roles, all played by one policy where there are fewer; and
+            perhaps a label behind which every policy answers alone, too.
     """
+    contrast, roles = config.algorithm_config.contrast_label, config.observers + 1
     for name, policy in {**references(policies), **policies}.items():
         yield [name], [policy]
     for name, policy in policies.items() if contrast else ():

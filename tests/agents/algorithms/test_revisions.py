@@ -41,7 +41,7 @@ def first_rows(rollout: Rollout, rows: list[int]) -> Rollout:
         )
         for turn in rollout.turns
     ]
-    return Rollout(turns=tuple(turns), queries=[rollout.queries[row] for row in rows])
+    return Rollout(turns=tuple(turns), states=[rollout.states[row] for row in rows])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_answers_count_that_beat_the_mean_of_the_first_and_were_told_a_verdict(g
         prompts=[*second.prompts[:3], first.prompts[3]],
     )
     found = revisions(
-        Rollout(turns=(first, second), queries=rollout.queries), ["llm_0", "llm_1"], group_size
+        Rollout(turns=(first, second), states=rollout.states), ["llm_0", "llm_1"], group_size
     )
     assert found.response_mask.any(1).tolist() == counted
     assert found.teachers.tolist() == [1, 1, 1, 1]

@@ -49,7 +49,7 @@ TRIES = 4
 """Answers of a policy alone among which one with another number than a1's is looked for."""
 BATCH = 256
 """Episodes in memory at a time."""
-WARM_STEPS, WARM_ROWS, WARM_RATE = 48, 64, 1e-3
+WARM_STEPS, WARM_ROWS, WARM_RATE = 16, 64, 1e-3
 """Of the warm start: Adam steps, wrong answers in each, learning rate."""
 
 

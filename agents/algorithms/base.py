@@ -204,8 +204,7 @@ class Algorithm(ABC):
         cap = self.config.importance_cap or CAP
         prepared: list[Prepared] = []
         for practised in practice_rollouts(rollout, policy, self.world):
-            (turn,) = practised.turns
-            rewards = self._in_its_units(policy, turn.rewards_now)
+            rewards = self._in_its_units(policy, practised.turns[0].rewards_now)
             prepared.append(self._prepare_turn(practised, 0, rewards, cap))
         return self._whitened(prepared)
 

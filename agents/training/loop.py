@@ -151,9 +151,8 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
             deferred_interrupts() as stop,
         ):
             done = _learn(trainer, folder, logger, done, stop, begin=begin)
-            stopped_by = 0
-            if done < trainer.planned(done):
-                stopped_by = max(world.gather_list(stop), default=0)
+            unfinished = done < trainer.planned(done)
+            stopped_by = max(world.gather_list(stop), default=0) if unfinished else 0
     return _end(trainer, done, stopped_by, console)
 
 

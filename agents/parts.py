@@ -92,6 +92,11 @@ class Parts:
         world = world or World()
         algorithm = ALGORITHMS.find(config.algorithm)
         task = build_task(config.task, config.train_split, config.task_arguments)
+        if algorithm.needs_gold and task.worked_answer(task.examples[0]) is None:
+            raise ValueError(
+                f"Expected a task with gold answers with algorithm {config.algorithm}, got "
+                f"{config.task}: pass another --algorithm, or a task such as arithmetic."
+            )
         reward = build_reward(config, task)
         _check_shares(config, world.size)
         critic = algorithm.critic if learns else None

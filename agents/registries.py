@@ -31,6 +31,8 @@ ALGORITHMS: Registry[Any] = Registry(
         "awr": "agents.algorithms.awr:AWR",
         "expert_iteration": "agents.algorithms.expert_iteration:ExpertIteration",
         "rcrl": "agents.algorithms.rcrl:RCRL",
+        "sft": "agents.algorithms.sft:SFT",
+        "step_dpo": "agents.algorithms.step_dpo:StepDPO",
     },
     base="agents.algorithms.base:Algorithm",
 )

@@ -8,7 +8,7 @@ combined rewards are per episode, log-probs, KL and entropies per token in nats.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -116,6 +116,8 @@ class Rollout:
     turns: tuple[Turn, ...]
     states: list[GameState]
     """(B,) the episodes, as they ended."""
+    gold: list[str | None] = field(default_factory=list[str | None])
+    """(B,) responses that are right; None where none is known."""
 
     @property
     def queries(self) -> list[str]:
@@ -200,6 +202,16 @@ class TrainBatch(TokenBatch):
     """(B,) index of the role in turn order."""
     revisions: Revisions | None = None
     """What is distilled beside the turn; None for nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairBatch(TokenBatch):
+    """Responses that are preferred to others behind the same prompts."""
+
+    rejected: TokenBatch
+    """The others."""
+    margins: Tensor
+    """(B,) by how many nats the reference prefers the first to the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,6 +84,10 @@ class Task:
         judged = [f"{response.rstrip()} {verdict}" for response, verdict in pairs]
         return self.observer_prompt(query, judged)
 
+    def worked_answer(self, example: Example) -> str | None:
+        """Return a response that is right, as a learner should write it; None if none is known."""
+        return example.reference
+
     @staticmethod
     def from_dataset(
         source: str | PathLike[str] | Iterable[Mapping[str, object]],
@@ -158,6 +162,10 @@ class QuestionTask(Task):
     """What every role reads, with `{query}` and `{earlier}`."""
     quote: str = REFERENCE
     """How an earlier response is quoted, with `{response}` and perhaps `{query}`."""
+
+    def worked_answer(self, example: Example) -> str | None:
+        """Return the gold answer behind the space that its prompt leaves out."""
+        return None if example.reference is None else f" {example.reference}"
 
     def pioneer_prompt(self, query: str) -> str:
         """Return the prompt without earlier responses."""

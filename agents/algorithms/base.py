@@ -119,6 +119,8 @@ class Algorithm(ABC):
     """What one may configure. An algorithm of your own derives from it for fields of its own, which
     are flags then, and stand in config.json."""
     config: AlgorithmConfig
+    needs_gold: ClassVar[bool] = False
+    """Whether it learns from gold answers, which not every task has."""
     losses: ClassVar[tuple[str, ...]] = ("clip_fraction", "approx_kl")
     """The metrics of its loss, which are 0 of a policy that learns nothing in an iteration."""
     smoke: ClassVar[Mapping[str, Any]] = {}

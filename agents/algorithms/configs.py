@@ -238,6 +238,25 @@ class RCRLConfig(ImitationConfig):
         return self.bad_label
 
 
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(LearningConfig):
+    """Supervised fine-tuning: gold answers are imitated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDPOConfig(LearningConfig):
+    """Step DPO: the gold step is preferred to the policy's own where that goes wrong."""
+
+    accept: Annotated[float, AtLeast(0)] = 1.0
+    """Task reward from which on a response is right, and no step of it is rejected."""
+    step_end: str = ";"
+    """What a step ends with, such as the `;` of arithmetic; the last one ends the response."""
+    beta: Annotated[float, Above(0)] = 0.1
+    """How much a nat of the implicit reward counts; > 0."""
+    nll_coef: Annotated[float, AtLeast(0)] = 0.1
+    """Weight of the negative log-likelihood of gold steps, per token; >= 0."""
+
+
 def _number(text: str) -> float | None:
     try:
         number = float(text)

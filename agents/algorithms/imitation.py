@@ -14,12 +14,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.algorithms.base import Algorithm
 from agents.algorithms.configs import ImitationConfig
-from agents.algorithms.replay import Item, Replay, items_of, token_batch
-from agents.maths.losses import Totals
-from agents.policies.llm import response_hidden
-from agents.types import Explored, LossOutput, Prepared, Rollout, ScoredTurn, TokenBatch, Turn
+from agents.algorithms.likelihood import Likelihood
+from agents.algorithms.replay import Item, Replay, items_of, token_batch, whole
+from agents.types import Explored, Prepared, Rollout, TokenBatch, Turn
 
 PATIENCE = 10
 """Iterations without a good response after which the user is told."""
@@ -37,7 +35,7 @@ class Kept(NamedTuple):
     """Whether it is to be imitated."""
 
 
-class Imitation(Algorithm):
+class Imitation(Likelihood):
     """Maximise Σ log π(response | prompt) over a buffer of one's own responses.
 
     A buffer belongs to a policy: what it said in either seat. At the end of a round of
@@ -47,7 +45,6 @@ class Imitation(Algorithm):
 
     Config = ImitationConfig
     config: ImitationConfig  # pyright: ignore[reportIncompatibleVariableOverride] # never set anew
-    losses = ("nll",)
     # Answers fill the limit there, few are right at first, 6 rounds would not be enough, and what
     # an observer learnt of a partner that knew nothing must be forgotten.
     smoke: ClassVar[Mapping[str, Any]] = {
@@ -79,7 +76,7 @@ class Imitation(Algorithm):
     @torch.no_grad()
     def prepare(self, rollout: Rollout, explored: Explored | None = None) -> list[Prepared]:
         """Take in what was good, and at the end of a round return all of it, by policy."""
-        prepared = [Prepared(scored=self._scored(turn), batch=None) for turn in rollout.turns]
+        prepared = [Prepared(scored=self.scored(turn), batch=None) for turn in rollout.turns]
         self._take_in(rollout)
         self.iterations += 1
         if self.iterations % self.config.learn_every:
@@ -91,19 +88,6 @@ class Imitation(Algorithm):
                 prepared[seat] = replace(prepared[seat], batch=batch, restarts=self.restarts)
             found.add(turn.policy)
         return prepared
-
-    def loss(self, policy: str, batch: TokenBatch, totals: Totals | None = None) -> LossOutput:
-        """Return the mean negative log-likelihood per token."""
-        totals = totals or Totals.of(batch.response_mask)
-        nll = -self.policies[policy].log_probs(batch).sum() / totals.tokens
-        return LossOutput(nll, {"nll": nll.detach()})
-
-    def advantages(
-        self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Nothing is measured against anything: what is good is imitated."""
-        nothing = torch.zeros_like(rewards)
-        return nothing, rewards, nothing
 
     @property
     def restarts(self) -> bool:
@@ -152,19 +136,6 @@ class Imitation(Algorithm):
             prefix = f"replay/{name}/"
             own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             self.replays[name] = Replay.of(own)
-
-    def _scored(self, turn: Turn) -> ScoredTurn:
-        policy, mask = self.policies[turn.policy], turn.tokens.response_mask
-        ref_hidden = response_hidden(policy.backbone, None, turn.tokens)
-        scores = policy.score(turn.tokens, ref_hidden)
-        return ScoredTurn(
-            mask=mask,
-            log_probs=scores.log_probs,
-            kls=scores.kls,
-            entropies=scores.entropies,
-            baselines=torch.zeros_like(scores.kls),
-            returns=turn.task_rewards[:, None] * mask,
-        )
 
     def _take_in(self, rollout: Rollout) -> None:
         """Add to the buffers what is wanted of a rollout, and count it."""
@@ -230,7 +201,7 @@ class Imitation(Algorithm):
             rows: of this process in a batch of episodes.
         """
         backbone = self.policies[policy].backbone
-        items = self.replays[policy].whole(rows * self.world.size)
+        items = whole(self.replays[policy].items, rows * self.world.size)
         own = items[self.world.rows(len(items))]
         return token_batch(own, int(backbone.tokenizer.pad_token_id), backbone.device)  # type: ignore[arg-type]
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from agents.types import TokenBatch
+
+T = TypeVar("T")
 
 _IDS = np.int32
 
@@ -71,16 +73,6 @@ class Replay:
         """
         return Replay((*self.items, *items)[-capacity:])
 
-    def whole(self, multiple: int) -> list[Item]:
-        """Return every item once, and the latest ones again until they are a multiple.
-
-        Args:
-            multiple: of how many; >= 1.
-        """
-        missing = -len(self.items) % multiple
-        rounds, rest = divmod(missing, max(1, len(self.items)))
-        return [*self.items, *self.items * rounds, *self.items[len(self.items) - rest :]]
-
     def tensors(self) -> dict[str, Tensor]:
         """Return the items as flat int32 tensors of ids and of lengths, by name."""
         found: dict[str, Tensor] = {}
@@ -100,6 +92,17 @@ class Replay:
             rows = tensors[f"{name}_ids"].cpu().split(lengths) if lengths else ()
             sides.append([row.numpy().astype(_IDS).tobytes() for row in rows])
         return cls(tuple(Item(*row) for row in zip(*sides, strict=True)))
+
+
+def whole(items: Sequence[T], multiple: int) -> list[T]:
+    """Return every item once, and the latest ones again until they are a multiple.
+
+    Args:
+        items: the oldest first; none stay none.
+        multiple: of how many; >= 1.
+    """
+    rounds, rest = divmod(-len(items) % multiple, max(1, len(items)))
+    return [*items, *[*items] * rounds, *items[len(items) - rest :]]
 
 
 def token_batch(items: Sequence[Item], pad: int, device: torch.device) -> TokenBatch:

@@ -72,6 +72,7 @@ def collect(
     return Rollout(
         turns=tuple(_paid_turns(games, names, played, causal_credit)),
         states=games.states,
+        gold=[games.rules.task.worked_answer(example) for example in games.examples],
     )
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from agents import TrainConfig, train
 from agents.algorithms.imitation import PATIENCE
-from agents.algorithms.replay import Item
+from agents.algorithms.replay import Item, whole
 from agents.evaluation.samples import references
 from agents.parts import Parts
 from agents.policies.llm import response_hidden
@@ -169,7 +169,7 @@ def test_a_policy_goes_back_to_where_the_run_began(imitating):
     trainer.iterate(1)
     learnt = trainer.learner.optimizers["llm_0"].state
     assert {int(state["step"]) for state in learnt.values()} == {
-        len(trainer.algorithm.replays["llm_0"].whole(8)) // 4
+        len(whole(items(trainer, "llm_0"), 8)) // 4
     }
     with torch.no_grad():
         for parameter in trainer.policies["llm_0"].parameters().values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from agents.algorithms.replay import Item, Replay, items_of, token_batch
+from agents.algorithms.replay import Item, Replay, items_of, token_batch, whole
 
 A, B, C = Item.of([1, 2, 3], [4]), Item.of([1], [5, 70_000, 7]), Item.of([1], [5])
 
@@ -23,12 +23,11 @@ def test_new_items_stand_behind_the_old_ones_and_the_oldest_goes():
 
 
 def test_whole_batches_are_filled_up_with_the_latest():
-    replay = Replay((A, B, C))
-    assert replay.whole(3) == [A, B, C]
-    assert replay.whole(1) == [A, B, C]
-    assert replay.whole(4) == [A, B, C, C]
-    assert replay.whole(8) == [A, B, C, A, B, C, B, C]
-    assert Replay().whole(4) == []
+    assert whole((A, B, C), 3) == [A, B, C]
+    assert whole((A, B, C), 1) == [A, B, C]
+    assert whole((A, B, C), 4) == [A, B, C, C]
+    assert whole((A, B, C), 8) == [A, B, C, A, B, C, B, C]
+    assert whole((), 4) == []
 
 
 def test_tensors_hold_all_of_it():

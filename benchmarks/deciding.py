@@ -41,7 +41,7 @@ def count(study: Study, out: Path) -> str:
         f"{study.task}: {len(left)} of {len(cells)} cells are left, "
         f"{sum(cell.recipe.runs for cell in left)} runs of "
         f"{study.responses * len(left):,} responses together, and about {scored:,} more to score "
-        "(twice as many where both policies of a pair are scored)"
+        "(where both policies of a pair are, twice as many)"
     )
 
 

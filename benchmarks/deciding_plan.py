@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -188,7 +188,8 @@ def tuning(study: Study, out: Path) -> list[Cell]:
     """Return what is trained to choose learning rates and schedules."""
     return [
         Cell(
-            **{"study": study, "recipe": recipe, "kl_coef": study.tuned_at, "seed": seed},
+            **{"study": study, "kl_coef": study.tuned_at, "seed": seed},
+            recipe=replace(recipe, deployed=recipe.deployed[:1]),
             **{"rate": rate, "schedule": schedule},
             folder=out / study.task / "tuning" / recipe.name / f"{rate:g},{schedule}" / str(seed),
         )

@@ -18,7 +18,8 @@ from agents.records.view import read_run
 from agents.reports.html import cell, colour_class, column_scale, escaped, interval_cell, panel
 from agents.reports.runs_page import Entry, write_page
 from agents.reports.svg import Cloud, clouds_svg
-from agents.studies.outcomes import Outcome, cost_lines, frontier_lines, run_mean, summary
+from agents.studies import marl_eval as marl
+from agents.studies.outcomes import FIGURES, Outcome, cost_lines, frontier_lines, run_mean, summary
 from agents.studies.plan import Job
 
 _PANELS = {"task_reward": "task reward", "kl": "KL, nats", "combined_reward": "combined reward"}
@@ -35,12 +36,25 @@ _NAMED = 3
 
 
 def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Path) -> Path:
-    """Write `results.json`, two pictures for print and `compare.html`; return the page."""
+    """Write `results.json`, two pictures, `compare.html` and `marl_eval.json`; return the page."""
     write_json(folder / "results.json", list(outcomes))
+    write_json(
+        folder / "marl_eval.json", marl.marl_eval(jobs[0].config.task, map(_entry, outcomes))
+    )
     _curves_png(jobs, folder / "curves.png")
     _plane_png(outcomes, folder / "plane.png")
     lead = [_table(outcomes, [*cost_lines(outcomes), *version_lines(jobs)]), _plane(outcomes)]
     return write_page(_entries(jobs), folder / "compare.html", lead)
+
+
+def _entry(outcome: Outcome) -> marl.Entry:
+    return marl.Entry(
+        task=outcome["setting"] or "base",
+        algorithm=outcome["variant"],
+        seed=outcome["seed"],
+        responses=int(outcome["costs"]["responses"]) if outcome["costs"] else 0,
+        metrics={figure: run_mean(outcome, figure) for figure in FIGURES},
+    )
 
 
 def _entries(jobs: Sequence[Job]) -> list[Entry]:

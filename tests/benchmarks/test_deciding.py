@@ -70,8 +70,8 @@ def test_the_best_of_the_tuning_is_kept(tmp_path):
     with pytest.raises(ValueError, match="all of the tuning"):
         tuned(study, tmp_path)
     for cell in tuning(study, tmp_path):
-        for deployed in cell.recipe.deployed:
-            write_scores(cell, deployed, gain=float(cell.rate == study.rates[1]))
+        (deployed,) = cell.recipe.deployed  # what the row is tuned for
+        write_scores(cell, deployed, gain=float(cell.rate == study.rates[1]))
     chosen = tuned(study, tmp_path)
     assert {recipe["rate"] for recipe in chosen.values()} == {study.rates[1]}
     for cell in tuning(study, tmp_path):

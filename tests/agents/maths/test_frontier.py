@@ -120,12 +120,13 @@ def test_a_contrast_by_hand():
 
 
 def test_a_gap_that_hangs_on_queries_is_not_sure():
-    kls = np.full(2, 1.0)
-    split = [Scores(rewards=np.array([0.0, 2.0]), kls=kls * kl) for kl in (1, 2)]
-    flat = [Scores(rewards=np.array([0.0, 0.0]), kls=kls * kl) for kl in (1, 2)]
-    reference = Scores(rewards=np.zeros(2), kls=np.zeros(2))
+    kls = np.full(3, 1.0)
+    split = [Scores(rewards=np.array([0.0, 0.0, 3.0]), kls=kls * kl) for kl in (1, 2)]
+    flat = [Scores(rewards=np.zeros(3), kls=kls * kl) for kl in (1, 2)]
+    reference = Scores(rewards=np.zeros(3), kls=np.zeros(3))
     found = contrast(Table(rows={"a": [split] * 3, "b": [flat] * 3}, reference=reference), "a", "b")
-    # Without one query the gap is 0 or 2: jackknife variance ½ · (1 + 1) = 1, none over seeds.
+    # Without one query the gap is 1.5, 1.5 or 0: the jackknife's variance is
+    # 2 / 3 · (0.25 + 0.25 + 1) = 1; over seeds there is none.
     assert found.interval.low == pytest.approx(1 - 4.302653, rel=1e-6)
 
 

@@ -175,6 +175,9 @@ def test_a_comparison_runs_goes_on_and_is_shown(tmp_path, capsys):
     evaluation = json.loads((out / "runs/ppo/base/1/evaluation.json").read_text())
     alone = next(row for row in evaluation["rows"] if row["name"] == "llm_0")
     assert results[2]["policies"]["llm_0"]["reward"] == alone["reward"][0]
+    exported = json.loads((out / "marl_eval.json").read_text())["toy"]["base"]["ppo"]
+    assert exported["seed_1"]["absolute_metrics"]["reward"] == [alone["reward"][0]]
+    assert exported["seed_0"]["step_1"]["step_count"] == 32
     page = (out / "compare.html").read_text()
     assert "<img" not in page
     for run in ("ppo/base/0", "cory-mappo/base/1"):

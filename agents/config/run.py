@@ -133,6 +133,10 @@ class RunConfig(Options):
     max_grad_norm: Annotated[float, Above(0)] = 1.0
     """Gradients of a policy are scaled down to this norm; > 0."""
 
+    average: Annotated[float, Between(0, 1), MAY_CHANGE] = 0.0
+    """Share of the iterations, at the end, whose weights are averaged: what the run leaves is the
+    mean of at most 8 snapshots, with the last iterate beside it; 0 for the last iterate alone."""
+
     max_new_tokens: Annotated[int | None, AtLeast(1)] = None
     """Longest response, in tokens; None for the task's own."""
     temperature: Annotated[float, Above(0)] = 1.0

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.checks import check_run
+from agents.config.train import TrainConfig
 from agents.evaluation.answers import BATCH_SIZE, Decoding
 from agents.evaluation.rows import Evaluation
 from agents.evaluation.score import evaluate_policies
+from agents.models.averaging import Mean
 from agents.models.loading import pick_device
 from agents.parts import Parts
-from agents.policies.weights import load_policies
+from agents.policies.averages import Averages
+from agents.policies.weights import load_policies, part_of
 from agents.records.checkpoint import load_checkpoint
 from agents.records.folder import RunFolder
 from agents.tasks import build_task
@@ -69,11 +72,19 @@ def evaluate(
         raise ValueError(f"Expected at least 1 query, got {num_queries}.")
     split = split or config.test_split
     task = build_task(config.task, split, config.task_arguments)
-    tensors, _ = load_checkpoint(checkpoints[-1])
-    parts = Parts.build(config, learns=False)
-    load_policies(parts.policies, tensors)
-    asked = {"split": split, "num_queries": num_queries, "decoding": decoding}
+    parts, means = _load(config, checkpoints[-1])
+    asked = {"split": split, "num_queries": num_queries, "decoding": decoding, "means": means}
     evaluation = evaluate_policies(config, parts.policies, task, parts.reward, **asked)
     evaluation["iterations"] = folder.iterations_done()
     folder.write_evaluation(evaluation)
     return evaluation
+
+
+def _load(config: TrainConfig, checkpoint: Path) -> tuple[Parts, dict[str, Mean]]:
+    """Return the parts of a run with the weights of a checkpoint, and the averages up to it."""
+    tensors, meta = load_checkpoint(checkpoint)
+    parts = Parts.build(config, learns=False)
+    load_policies(parts.policies, tensors)
+    averages = Averages(parts.policies)
+    averages.restore(part_of(tensors, "average/"), meta.get("averages", {}))
+    return parts, averages.means()

@@ -29,6 +29,10 @@ class EvaluationRow(TypedDict):
     distinct_2: Interval
     greedy: NotRequired[Interval]
     """Task reward of the most probable responses."""
+    rank: NotRequired[int]
+    """Of the adapter that is the mean of several."""
+    error: NotRequired[float]
+    """What the rank has cost that mean, relative, in the layer where it is most."""
     gap: NotRequired[Interval]
     """Prompt-bias gap: reward behind the partners minus reward alone, paired by query."""
     pass_at: NotRequired[dict[str, Interval]]

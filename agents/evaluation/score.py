@@ -7,7 +7,8 @@ All KL is exact, summed over the response, against the policy's own prompt.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -21,7 +22,10 @@ from agents.evaluation.samples import references
 from agents.evaluation.tables import _Shown
 from agents.maths.figures import distinct_2, majority_at_k, pass_at_k
 from agents.maths.statistics import bootstrap_interval
+from agents.models.averaging import Mean
+from agents.policies.averages import shown, team_mean
 from agents.policies.llm import LLMPolicy
+from agents.records.rows import TEAM, last_iterate
 from cory_env.rewards.answer import AnswerReward, final_number
 from cory_env.task import Task
 from cory_env.types import Float64Array, Reward
@@ -35,6 +39,7 @@ def evaluate_policies(
     *,
     split: str,
     num_queries: int,
+    means: Mapping[str, Mean] | None = None,
     decoding: Decoding | None = None,
 ) -> Evaluation:
     """Score the reference, every policy alone, and every assignment of the team to the roles.
@@ -46,6 +51,8 @@ def evaluate_policies(
         reward: to score with.
         split: what to call it.
         num_queries: the first queries of the task.
+        means: the averages of policies, which are scored under their names, and the policies as
+            they are as the last iterates; None where nothing was averaged.
         decoding: how responses are drawn; one sample per query if None.
     """
     decoding = decoding or Decoding()
@@ -56,28 +63,23 @@ def evaluate_policies(
     rows: list[EvaluationRow] = []
     counted: list[Answers] = []
     assigned: list[Float64Array] = []
-    for names, team in _teams(policies, config):
-        seats = answers(team, decoding=decoding)
-        best = answers(team, decoding=one) if decoding.greedy_too else None
-        assigned += _team_rewards(seats)
-        for seat in range(min(1, len(team) - 1), len(team)):
-            row = _row(_row_name(names, seat), seats[seat], config.algorithm_config.kl_coef)
-            if seat:
-                row["gap"] = _gap(seats[seat], names[seat], rows, counted)
-            if best:
-                row["greedy"] = bootstrap_interval(best[seat].rewards[0])
-            rows.append(row)
-            counted.append(seats[seat])
+    with closing(_teams(policies, config, means or {})) as teams:
+        for names, team, mean in teams:
+            seats = answers(team, decoding=decoding)
+            best = answers(team, decoding=one) if decoding.greedy_too else None
+            assigned += _team_rewards(seats)
+            for seat in range(min(1, len(team) - 1), len(team)):
+                row = _row(_row_name(names, seat), seats[seat], config.algorithm_config.kl_coef)
+                if seat:
+                    row["gap"] = _gap(seats[seat], names[seat], rows, counted)
+                if best:
+                    row["greedy"] = bootstrap_interval(best[seat].rewards[0])
+                rows.append(_with_rank(row, mean))
+                counted.append(seats[seat])
     _add_rates(rows, counted, sorted(set(decoding.k)), vote=isinstance(reward, AnswerReward))
-    evaluation = Evaluation(
-        split=split,
-        num_queries=len(examples),
-        greedy=decoding.greedy,
-        rows=rows,
-        samples=decoding.count,
-        k=sorted(set(decoding.k)),
-    )
-    return cast("Evaluation", _Shown({**evaluation, **_exchanged(assigned)}))
+    about = {"split": split, "num_queries": len(examples), "greedy": decoding.greedy, "rows": rows}
+    about |= {"samples": decoding.count, "k": sorted(set(decoding.k)), **_exchanged(assigned)}
+    return cast("Evaluation", _Shown(about))
 
 
 def _team_rewards(seats: Sequence[Answers]) -> list[Float64Array]:
@@ -102,26 +104,37 @@ def exchange_loss(assigned: Sequence[Float64Array]) -> Interval:
 
 
 def _teams(
-    policies: Mapping[str, LLMPolicy], config: TrainConfig
-) -> Iterator[tuple[list[str], list[LLMPolicy]]]:
-    """Yield who answers: references and policies alone, then the team in every assignment.
+    policies: Mapping[str, LLMPolicy], config: TrainConfig, means: Mapping[str, Mean]
+) -> Generator[tuple[list[str], list[LLMPolicy], Mean | None]]:
+    """Yield who answers, and which mean it is: first whoever does so alone, then the team.
+
+    Weights are those to score while it waits.
 
     Args:
         policies: by name.
         config: has the number of roles, all played by one policy where there are fewer; and
             perhaps a label behind which every policy answers alone, too.
+        means: what policies are to be scored as, besides their last iterates.
     """
     contrast, roles = config.algorithm_config.contrast_label, config.observers + 1
-    for name, policy in {**references(policies), **policies}.items():
-        yield [name], [policy]
-    for name, policy in policies.items() if contrast else ():
-        yield [f"{name} behind {contrast.strip()!r}"], [policy.labelled(contrast)]
+    with shown(policies, means):
+        for name, policy in {**references(policies), **policies}.items():
+            yield [name], [policy], means.get(name)
+        for name, policy in policies.items() if contrast else ():
+            yield [f"{name} behind {contrast.strip()!r}"], [policy.labelled(contrast)], None
+        if team := team_mean(policies):
+            first = next(iter(policies))
+            with shown(policies, {first: team}):
+                yield [TEAM], [policies[first]], team
+    for name in means:
+        yield [last_iterate(name)], [policies[name]], None
     order = list(policies)
-    if len(order) < roles:
-        yield order * roles, list(policies.values()) * roles
-    for shift in range(len(order) if len(order) > 1 else 0):
-        names = order[shift:] + order[:shift]
-        yield names, [policies[name] for name in names]
+    with shown(policies, means):
+        if len(order) < roles:
+            yield order * roles, list(policies.values()) * roles, None
+        for shift in range(len(order) if len(order) > 1 else 0):
+            names = order[shift:] + order[:shift]
+            yield names, [policies[name] for name in names], None
 
 
 def _row_name(names: Sequence[str], seat: int) -> str:
@@ -143,6 +156,10 @@ def _row(name: str, answers: Answers, kl_coef: float) -> EvaluationRow:
         length=bootstrap_interval(lengths),
         distinct_2=bootstrap_interval(np.array(groups)),
     )
+
+
+def _with_rank(row: EvaluationRow, mean: Mean | None) -> EvaluationRow:
+    return {**row, "rank": mean.rank, "error": mean.error} if mean and mean.rank else row
 
 
 def _gap(

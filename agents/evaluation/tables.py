@@ -9,6 +9,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from agents.evaluation.rows import DISTINCT_GROUP, Evaluation, EvaluationRow, Interval, rates
+from agents.records.rows import LAST, TEAM, is_last_iterate
 from agents.terminal.tables import Column, stacked
 
 
@@ -35,7 +36,9 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     columns = _columns(evaluation["rows"])
     for table in stacked(columns, console.width):
         console.print(table)
-    console.print(_legend([column.heading for column in columns]), style="dim", highlight=False)
+    named = [*(column.heading for column in columns), *(r["name"] for r in evaluation["rows"])]
+    legend = _legend([*named, *(LAST for name in named if is_last_iterate(name))])
+    console.print(legend, style="dim", highlight=False)
     if "exchange_loss" in evaluation:
         loss = _cell(evaluation["exchange_loss"], 3)
         console.print(f"Exchange loss {loss}: reward of the team, own seats less exchanged ones.")
@@ -58,6 +61,8 @@ _MEANINGS = {
     "distinct-2": f"share of different word pairs in {DISTINCT_GROUP} responses",
     "greedy": "reward of the most probable responses",
     "gap": "reward behind the partner less reward alone",
+    TEAM: "the mean of the policies, alone",
+    LAST: "weights after the last iteration, where the policy's are an average",
 }
 
 
@@ -78,5 +83,6 @@ def _cell(interval: Interval | None, places: int) -> str:
     return f"{mean:.{places}f} ±{(high - low) / 2:.{places}f}"
 
 
-def _legend(headings: Sequence[str]) -> str:
-    return "; ".join(f"{name}: {_MEANINGS[name]}" for name in headings if name in _MEANINGS)
+def _legend(named: Sequence[str]) -> str:
+    known = [name for name in dict.fromkeys(named) if name in _MEANINGS]
+    return "; ".join(f"{name}: {_MEANINGS[name]}" for name in known)

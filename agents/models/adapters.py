@@ -12,20 +12,26 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from agents.distributed.sharding import Sharding
+from agents.models.averaging import Adapter, Mean, config_of_rank, mean_adapter
 from agents.models.backbone import Backbone
+from agents.models.files import is_down, plain_name
 from agents.models.kernels import speed_up_adapters
 from agents.models.loading import is_quantized
 
 
 class LoraBackbone(Backbone):
     """One frozen base, one LoRA or DoRA adapter per policy (see `lora_config`)."""
+
+    averages_by_tensor = False
 
     def __init__(
         self,
@@ -88,6 +94,47 @@ class LoraBackbone(Backbone):
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Return the adapter's matrices."""
         return self._parameters[name]
+
+    @torch.no_grad()
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Return the factors, the scaling multiplied into one of them, and magnitudes of DoRA."""
+        config = self.model.peft_config[name]
+        assert isinstance(config, LoraConfig)
+        detached = {key: parameter.detach() for key, parameter in self._parameters[name].items()}
+        return Adapter.of(detached, config).tensors(torch.float32)
+
+    @torch.no_grad()
+    def mean(self, points: Sequence[Mapping[str, Tensor]]) -> Mean:
+        """Return the mean of the updates, of the least rank that keeps to `TOLERANCE`."""
+        found = mean_adapter([Adapter.of_products(p) for p in points], [1.0] * len(points))
+        tensors = found.adapter.tensors(torch.float32)
+        return Mean(weights=tensors, rank=found.rank, error=found.error)
+
+    @contextmanager
+    def lent(self, name: str, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Let a policy have another adapter for a while, of one rank in all layers."""
+        parameters, config = self._parameters[name], self.model.peft_config[name]
+        assert isinstance(config, LoraConfig)
+        layers = [m for m in self.model.modules() if isinstance(m, LoraLayer) and name in m.scaling]
+        own = {key: parameter.data for key, parameter in parameters.items()}
+        scalings = [layer.scaling[name] for layer in layers]
+        rank = next(len(tensor) for key, tensor in weights.items() if is_down(key))
+        try:
+            self._show(name, {key: weights[plain_name(key)] for key in own}, [1.0] * len(layers))
+            self.model.peft_config[name] = config_of_rank(config, rank)
+            yield
+        finally:
+            self._show(name, own, scalings)
+            self.model.peft_config[name] = config
+
+    def _show(self, name: str, tensors: Mapping[str, Tensor], scalings: Sequence[float]) -> None:
+        parameters = self._parameters[name]
+        for key, parameter in parameters.items():
+            parameter.data = tensors[key].to(parameter.device)
+        increment_version(parameters.values())  # which casts of them go by
+        layers = [m for m in self.model.modules() if isinstance(m, LoraLayer) and name in m.scaling]
+        for layer, scaling in zip(layers, scalings, strict=True):
+            layer.scaling[name] = scaling
 
     def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
         """Write a peft adapter folder with its tokenizer; adapters are whole everywhere."""

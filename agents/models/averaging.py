@@ -103,6 +103,15 @@ class Adapter:
             magnitudes={name: t for name, t in tensors.items() if is_magnitude(name)},
         )
 
+    @classmethod
+    def of_products(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the adapter of what `tensors` returns."""
+        names = [name for name in tensors if is_down(name)]
+        return cls(
+            updates={n: Update(up=tensors[_partner(n)], down=tensors[n]) for n in names},
+            magnitudes={name: t for name, t in tensors.items() if is_magnitude(name)},
+        )
+
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return what peft reads, for a configuration whose alphas are its ranks."""
         found = {name: update.down for name, update in self.updates.items()}
@@ -120,6 +129,18 @@ class MeanAdapter:
     """Of every layer."""
     error: float
     """Of the layer that has lost most by it, relative."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """The mean of several policies of one base, as `Backbone.lent` takes it."""
+
+    weights: dict[str, Tensor]
+    """By name; of an adapter its scaling is multiplied in."""
+    rank: int = 0
+    """Of the adapter; 0 of a whole model."""
+    error: float = 0.0
+    """Of the layer that has lost most by the rank, relative."""
 
 
 def mean_adapter(

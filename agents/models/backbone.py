@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from agents.distributed.sharding import Sharding
+from agents.models.averaging import Mean
 from agents.models.kernels import GrowingLayer
 from agents.models.loading import is_quantized
 
@@ -66,6 +68,21 @@ class Backbone(ABC):
     @abstractmethod
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Return what a policy trains, by name; all float32."""
+
+    averages_by_tensor: ClassVar[bool]
+    """Whether the mean of policies is the mean of each tensor, so that a running one will do."""
+
+    @abstractmethod
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Return what a policy is besides its base, as `mean` and `lent` take it; no copies."""
+
+    @abstractmethod
+    def mean(self, points: Sequence[Mapping[str, Tensor]]) -> Mean:
+        """Return the mean of what `weights` returned, at several times or of several policies."""
+
+    @abstractmethod
+    def lent(self, name: str, weights: dict[str, Tensor]) -> AbstractContextManager[None]:
+        """Let a policy have other weights for a while; whatever is lent is not to be read then."""
 
     @abstractmethod
     def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from agents.distributed.sharding import Sharding, whole_tensors
+from agents.models.averaging import Mean, mean_tensor
 from agents.models.backbone import Backbone
 from agents.models.precision import MasterWeights, cast_parameters
 
 
 class FullBackbone(Backbone):
     """One trainable copy of the whole model per policy and one frozen copy for the reference."""
+
+    averages_by_tensor = True
 
     def __init__(
         self,
@@ -71,6 +74,32 @@ class FullBackbone(Backbone):
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Return all weights of the copy, in float32."""
         return self._parameters[name]
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Return all weights of the copy, in float32."""
+        return {key: parameter.detach() for key, parameter in self._parameters[name].items()}
+
+    def mean(self, points: Sequence[Mapping[str, Tensor]]) -> Mean:
+        """Return the mean of each tensor."""
+        shares = [1.0] * len(points)
+        mean = {key: mean_tensor([p[key] for p in points], shares) for key in points[0]}
+        return Mean(weights=mean)
+
+    @contextmanager
+    def lent(self, name: str, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Change places with other weights for a while: no copy of the whole is made."""
+        self._swap(name, weights)
+        try:
+            yield
+        finally:
+            self._swap(name, weights)
+
+    @torch.no_grad()
+    def _swap(self, name: str, weights: dict[str, Tensor]) -> None:
+        for key, parameter in self._parameters[name].items():
+            own = parameter.detach().clone()
+            parameter.copy_(weights[key])
+            weights[key].copy_(own)
 
     def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
         """Write a transformers folder with its tokenizer."""

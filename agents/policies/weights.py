@@ -11,6 +11,11 @@ from agents.distributed.sharding import spread_like
 from agents.policies.base import Policy
 
 
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
 def check_policy_tensors(policies: Mapping[str, Policy], tensors: Mapping[str, Tensor]) -> None:
     """Check that a checkpoint is of these policies.
 

@@ -20,7 +20,13 @@ from agents.config.named_models import NAMED_MODELS
 from agents.models.files import ADAPTER_CONFIG, is_on_hub
 from agents.models.gguf import is_gguf
 from agents.records.objects import read_object
-from agents.records.rows import policy_names, printable, write_atomically
+from agents.records.rows import (
+    last_iterate,
+    number,
+    policy_names,
+    printable,
+    write_atomically,
+)
 from agents.records.view import RunFiles, read_run
 from agents.reports.html import cost_facts, evaluation_rows, interval_of, rate_columns
 from agents.reports.svg import curves_png
@@ -78,13 +84,13 @@ class MeanOf:
 
 
 def write_cards(run: Path) -> None:
-    """Write the cards of all policies in `final/`.
+    """Write the cards of all policies in `final/`, last iterates included.
 
     Raises:
         ValueError: if the folder holds no finished run.
     """
     files = read_run(run)
-    for folder in final_folders(files):
+    for folder in [*final_folders(files), *files.folder.last_policies()]:
         write_card(files, folder, folder.relative_to(run).as_posix(), base_of(folder))
 
 
@@ -188,7 +194,7 @@ def _card(run: RunFiles, folder: Path, address: str, base: str) -> str:
         f"{kind}, trained from {_base_text(model)} for the task `{task}` with the algorithm "
         f"`{algorithm}`{team}, by cory-env: language models that learn by answering the same "
         "queries one after the other and exchanging roles "
-        "([CORY](https://arxiv.org/abs/2410.06101)).",
+        f"([CORY](https://arxiv.org/abs/2410.06101)).{_average_text(run, folder)}",
         f"## Loading\n\n```python\n{load}\n```",
         *_label(run.config),
         *(_loading_elsewhere(model, address) if is_adapter else ()),
@@ -200,6 +206,35 @@ def _card(run: RunFiles, folder: Path, address: str, base: str) -> str:
         _configuration(run.config),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _is_last(run: RunFiles, folder: Path) -> bool:
+    return folder.parent == run.folder.last_path
+
+
+def _evaluated(run: RunFiles, folder: Path) -> dict[str, object]:
+    """Return the row of the evaluation that a policy alone has; empty without one."""
+    name = last_iterate(folder.name) if _is_last(run, folder) else folder.name
+    rows = evaluation_rows(run.evaluation) if run.evaluation else []
+    return next((row for row in rows if row.get("name") == name), {})
+
+
+def _average_text(run: RunFiles, folder: Path) -> str:
+    """Say of which weights a policy is the mean, or that it is the last iterate of one."""
+    if not (run.folder.last_path / folder.name).is_dir():
+        return ""
+    if _is_last(run, folder):
+        return " These are the weights after the last iteration; their average is the one to use."
+    row, lost = _evaluated(run, folder), ""
+    if row.get("rank"):
+        lost = (
+            f" By its rank of {row['rank']} no layer's update has lost more than "
+            f"{number(row, 'error'):.2%} of its Frobenius norm."
+        )
+    share = number(run.config, "average")
+    return (
+        f" Its weights are the mean of snapshots from the last {share:.0%} of the iterations.{lost}"
+    )
 
 
 def _label(config: Mapping[str, object]) -> list[str]:
@@ -214,7 +249,7 @@ def _data(run: RunFiles, folder: Path, base: str) -> ModelCardData:
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     task = str(run.config.get("task"))
     data = _HUB_DATA.get(task)
-    results = _results(run, folder.name, data or task)
+    results = _results(run, folder, data or task)
     # Fields that are left out where there is nothing to say.
     more: dict[str, Any] = {"model_name": folder.name, "eval_results": results} if results else {}
     if base:
@@ -229,9 +264,8 @@ def _data(run: RunFiles, folder: Path, base: str) -> ModelCardData:
     )
 
 
-def _results(run: RunFiles, name: str, data: str) -> list[EvalResult]:
-    rows = evaluation_rows(run.evaluation) if run.evaluation else []
-    row = next((row for row in rows if row.get("name") == name), {})
+def _results(run: RunFiles, folder: Path, data: str) -> list[EvalResult]:
+    row = _evaluated(run, folder)
     columns = {**_COLUMNS, **dict(rate_columns([row]))}
     return [
         EvalResult(
@@ -295,7 +329,9 @@ def _samples(run: RunFiles, name: str) -> list[str]:
         return []
     text = "\n\n".join(texts)
     fence = "`" * (2 + max([1, *map(len, re.findall("`+", text))]))
-    return [f"## Samples\n\nAfter {last} iterations, sampled.\n\n{fence}text\n{text}\n{fence}"]
+    by = ", by the last iterate" if (run.folder.last_path / name).is_dir() else ""
+    how = f"After {last} iterations, sampled{by}."
+    return [f"## Samples\n\n{how}\n\n{fence}text\n{text}\n{fence}"]
 
 
 def _limits(run: RunFiles, name: str) -> str:

@@ -147,12 +147,14 @@ def _of_folder(folder: Path) -> Snapshot:
     if not files:
         raise ValueError(f"Expected weights as safetensors in {folder}, found none.")
     run, name = RunFolder.of_policy(folder), folder.resolve().name
-    title = f"{run.name}/{name}" if run else name
+    title = name
+    if run:
+        title = f"{run.name}/{folder.resolve().relative_to(run.final_path.resolve()).as_posix()}"
     return Snapshot(title=title, folder=folder, files=files, kind=kind)
 
 
 def _of_checkpoint(run: RunFolder, step: Path, name: str) -> Snapshot:
-    folder = run.policy_path(name)
+    folder = run.last_policy_path(name)
     if not folder.is_dir():
         raise ValueError(
             f"Expected the checkpoint of a finished run, whose {name} has its configuration and "

@@ -22,6 +22,7 @@ from agents.records.rows import (
     HistogramRow,
     MetricRow,
     SampleRow,
+    natural_order,
     read_histograms,
     read_metrics,
     read_samples,
@@ -32,6 +33,9 @@ CHECKPOINT_TENSORS = "state.safetensors"
 
 
 _FINAL = "final"
+
+
+_LAST = "last"
 
 
 _STEP = re.compile(r"step_(\d+)")
@@ -55,7 +59,9 @@ class RunFolder:
 
     @classmethod
     def of_final(cls, folder: Path) -> RunFolder | None:
-        """Return the run whose `final/` a folder is; None for any other folder."""
+        """Return the run whose `final/`, or the `last/` in it, a folder is; None for any other."""
+        if folder.name == _LAST:
+            folder = folder.parent
         return cls(folder.parent) if folder.name == _FINAL else None
 
     @classmethod
@@ -119,8 +125,18 @@ class RunFolder:
         return self.path / f".{_FINAL}.tmp"
 
     def policy_path(self, name: str) -> Path:
-        """A policy at the end."""
+        """A policy at the end: its average, where the run has averaged."""
         return self.final_path / name
+
+    @property
+    def last_path(self) -> Path:
+        """The folder of the last iterates, where the policies at the end are averages."""
+        return self.final_path / _LAST
+
+    def last_policy_path(self, name: str) -> Path:
+        """The last iterate of a policy: beside its average, or the policy itself."""
+        beside = self.last_path / name
+        return beside if beside.is_dir() else self.policy_path(name)
 
     @property
     def evaluation_path(self) -> Path:
@@ -255,8 +271,12 @@ class RunFolder:
         return max(self.steps(), default=0)
 
     def final_policies(self) -> list[Path]:
-        """Return the policies of a run that has ended."""
-        return sorted(self.final_path.glob("llm_*"))
+        """Return the policies of a run that has ended, in turn order."""
+        return _in_order(self.final_path)
+
+    def last_policies(self) -> list[Path]:
+        """Return the last iterates that lie beside their averages, in turn order."""
+        return _in_order(self.last_path)
 
     def has_progress(self) -> bool:
         """Return whether there is anything of a run to lose."""
@@ -280,3 +300,8 @@ class RunFolder:
         if done != config.planned(done, rows[done - 1] if done <= len(rows) else {}):
             return False
         return {**self.read_config().to_json(), "out": ""} == {**config.to_json(), "out": ""}
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """Return the policies in a folder, llm_10 after llm_2."""
+    return sorted(folder.glob("llm_*"), key=lambda path: natural_order(path.name))

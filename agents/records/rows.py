@@ -34,6 +34,20 @@ REFERENCE = "reference"
 """The name under which the untrained model's texts appear among the samples."""
 
 
+LAST = "last"
+"""What an evaluation calls the weights after the last iteration, behind a policy's name."""
+
+
+TEAM = "team"
+"""What an evaluation calls the mean of a run's policies, used alone."""
+
+
+_POLICY = re.compile(r"llm_\d+")
+
+
+_LAST_ITERATE = re.compile(rf"llm_\d+ {LAST}")
+
+
 _POLICY_KEY = re.compile(r"(\w+?)/\w")
 
 
@@ -43,6 +57,21 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 def is_reference(policy: str) -> bool:
     """Return whether a row is of a reference model: `reference`, or `reference of llm_i`."""
     return policy.split(" ", 1)[0] == REFERENCE
+
+
+def last_iterate(policy: str) -> str:
+    """Return what an evaluation calls the last iterate of a policy that is an average."""
+    return f"{policy} {LAST}"
+
+
+def is_last_iterate(name: str) -> bool:
+    """Return whether a row of an evaluation is of the last iterate of a policy."""
+    return _LAST_ITERATE.fullmatch(name) is not None
+
+
+def is_policy(name: str) -> bool:
+    """Return whether a row of an evaluation is of a policy alone, as a run leaves it."""
+    return _POLICY.fullmatch(name) is not None
 
 
 class SampleRow(TypedDict):
@@ -146,7 +175,7 @@ def policy_names(rows: Iterable[Mapping[str, object]]) -> list[str]:
     """The policies that appear in metrics rows, by number: `llm_0`, `llm_1`, …, `llm_10`."""
     matches = (_POLICY_KEY.match(key) for row in rows for key in row)
     names = {match[1] for match in matches if match}
-    return sorted(names, key=_natural_order)
+    return sorted(names, key=natural_order)
 
 
 def role_swaps(rows: Sequence[MetricRow]) -> list[int]:
@@ -240,6 +269,7 @@ def _plain(key: str, value: object) -> MetricValue:
     )
 
 
-def _natural_order(name: str) -> tuple[str, int]:
+def natural_order(name: str) -> tuple[str, int]:
+    """A key by which llm_10 comes after llm_2."""
     stem, _, digits = name.rpartition("_")
     return (stem, int(digits)) if digits.isdecimal() else (name, -1)

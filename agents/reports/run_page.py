@@ -16,9 +16,11 @@ from agents.maths.figures import finite_mean, finite_sum, smoothing_window, wall
 from agents.records.folder import RunFolder
 from agents.records.provenance import Entry
 from agents.records.rows import (
+    TEAM,
     HistogramRow,
     MetricRow,
     SampleRow,
+    is_last_iterate,
     is_reference,
     number,
     policy_names,
@@ -305,6 +307,10 @@ def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> str:
     decoding = ", answered greedily" if greedy is True else ", sampled" if greedy is False else ""
     if isinstance(samples, int) and samples > 1:
         decoding += f" {samples} times"
+    if any(row.get("name") == TEAM for row in rows):
+        decoding += ", team: the mean of the policies, alone"
+    if any(is_last_iterate(str(row.get("name"))) for row in rows):
+        decoding += ", last: weights after the last iteration, where the policy’s are an average"
     return (
         "<section>\n<h2>Evaluation</h2>\n"
         f'<p class="note">{escaped(evaluation.get("num_queries", "?"))} queries of the '

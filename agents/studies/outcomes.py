@@ -18,7 +18,7 @@ from rich.console import Console
 from agents.ledger import COSTS
 from agents.maths.figures import wall_time
 from agents.maths.frontier import Contrast, Scores, Table, contrast, t_interval
-from agents.records.rows import REFERENCE, costs, is_reference
+from agents.records.rows import REFERENCE, costs, is_policy, is_reference
 from agents.studies.plan import Job
 from agents.terminal.tables import Column, stacked
 
@@ -51,13 +51,12 @@ class Outcome(TypedDict):
 
 def read_outcome(job: Job) -> Outcome:
     """Read what a finished run has come to."""
-    alone = {
+    scored = {
         row["name"]: {figure: float(row[figure][0]) for figure in FIGURES}
         for row in job.folder.read_evaluation()["rows"]
-        if " after " not in row["name"]
     }
-    reference = next(figures for name, figures in alone.items() if is_reference(name))
-    policies = {name: figures for name, figures in alone.items() if not is_reference(name)}
+    reference = next(figures for name, figures in scored.items() if is_reference(name))
+    policies = {name: figures for name, figures in scored.items() if is_policy(name)}
     spent = costs(job.folder.read_metrics())
     return Outcome(
         variant=job.variant,

@@ -32,7 +32,9 @@ from agents.evaluation.samples import references, sample_texts
 from agents.evaluation.score import evaluate_policies
 from agents.evaluation.tables import print_evaluation
 from agents.maths.schedules import schedule_factor
+from agents.models.averaging import Mean
 from agents.models.loading import pick_device
+from agents.policies.averages import shown
 from agents.policies.llm import LLMPolicy
 from agents.publishing.cards import write_cards
 from agents.records.checkpoint import (
@@ -160,7 +162,7 @@ def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
     """Write what there is to write at the end of a run, then show it."""
     world, folder = trainer.world, RunFolder(trainer.config.run_folder)
     with world.together():
-        evaluation = None if stopped_by else _finish(trainer, folder, done)
+        evaluation = None if stopped_by else _finish(trainer, folder, done, console)
     if world.writes:
         report = write_report(folder.path)
         if stopped_by:
@@ -399,9 +401,11 @@ def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]
     )
 
 
-def _finish(trainer: Trainer, folder: RunFolder, done: int) -> Evaluation | None:
+def _finish(trainer: Trainer, folder: RunFolder, done: int, console: Console) -> Evaluation | None:
     """Write the final policies, evaluate them and write their cards."""
-    _write_final(trainer.policies, folder, trainer.world)
+    means = trainer.averages.means()
+    _write_final(trainer, folder, means)
+    _say_means(trainer, folder, means, console)
     config, evaluation = trainer.config, None
     if config.evaluation_queries:
         evaluation = evaluate_policies(
@@ -411,6 +415,7 @@ def _finish(trainer: Trainer, folder: RunFolder, done: int) -> Evaluation | None
             trainer.parts.reward,
             split=config.test_split,
             num_queries=config.evaluation_queries,
+            means=means,
         )
         evaluation["iterations"] = done
     if trainer.world.writes:
@@ -420,13 +425,32 @@ def _finish(trainer: Trainer, folder: RunFolder, done: int) -> Evaluation | None
     return evaluation
 
 
-def _write_final(policies: Mapping[str, LLMPolicy], folder: RunFolder, world: World) -> None:
-    """Write `final/`, whole or not at all."""
-    temporary = folder.partial_final_path
-    if world.writes:
+def _write_final(trainer: Trainer, folder: RunFolder, means: Mapping[str, Mean]) -> None:
+    """Write `final/`, whole or not at all: the means, and the last iterates beside them."""
+    temporary, writes = folder.partial_final_path, trainer.world.writes
+    if writes:
         shutil.rmtree(temporary, ignore_errors=True)
-    for name, policy in policies.items():
-        policy.backbone.save_pretrained(name, temporary / name, writes=world.writes)
-    if world.writes:
+    beside = folder.last_path.relative_to(folder.final_path)
+    for name, policy in trainer.policies.items():
+        with shown(trainer.policies, {name: means[name]} if name in means else {}):
+            policy.backbone.save_pretrained(name, temporary / name, writes=writes)
+        if name in means:
+            policy.backbone.save_pretrained(name, temporary / beside / name, writes=writes)
+    if writes:
         shutil.rmtree(folder.final_path, ignore_errors=True)
         os.replace(temporary, folder.final_path)
+
+
+def _say_means(
+    trainer: Trainer, folder: RunFolder, means: Mapping[str, Mean], console: Console
+) -> None:
+    """Say what the policies at the end are means of, and what their rank has cost."""
+    taken = trainer.averages.taken
+    for name, mean in means.items():
+        lost = f", at rank {mean.rank} with a relative error of {mean.error:.2%}"
+        console.print(
+            f"{name} is the mean of {len(taken)} snapshots, of iterations {taken[0]} to "
+            f"{taken[-1]}{lost if mean.rank else ''}; its last iterate is in {folder.last_path}.",
+            highlight=False,
+            soft_wrap=True,
+        )

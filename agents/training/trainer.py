@@ -28,8 +28,9 @@ from agents.ledger import Ledger
 from agents.maths.advantages import explained_variance
 from agents.maths.figures import distinct_2
 from agents.parts import Parts
+from agents.policies.averages import Averages
 from agents.policies.sampling import draw_uniforms
-from agents.policies.weights import load_policies
+from agents.policies.weights import load_policies, part_of
 from agents.records.rows import MetricRow, number
 from agents.rollouts.branches import BranchSampler
 from agents.rollouts.collect import collect, draw_examples, draw_isolated
@@ -83,6 +84,11 @@ class Trainer:
             seed=config.seed,
         )
         self.engine: Engine = BuiltinEngine()
+        self.averages = Averages(
+            {name: policy for name, policy in self.policies.items() if name not in config.frozen},
+            config.average,
+            ends=config.budget or f"iterations={config.iterations}",
+        )
 
     def iterate(self, iteration: int) -> MetricRow:
         """Play one batch of episodes, learn from it, and return the metrics."""
@@ -98,6 +104,7 @@ class Trainer:
             self.pool.keep()
         seconds = time.perf_counter() - begun
         self._settle(seconds)
+        self.averages.observe(iteration + 1, self.planned(iteration + 1))
         lengths = sum(number(row, f"{name}/response_length") for name in learned)
         return {
             "iteration": iteration,
@@ -317,12 +324,14 @@ class Trainer:
         tensors |= {f"generator/{name}": g.get_state() for name, g in self.generators.items()}
         tensors |= {f"algorithm/{key}": value for key, value in self.algorithm.tensors().items()}
         tensors |= {f"partner/{key}": value for key, value in self.pool.tensors().items()}
+        tensors |= {f"average/{key}": value for key, value in self.averages.tensors().items()}
         return tensors, {
             "queries": self.queries.bit_generator.state,
             "kl_coefs": {name: controller.coef for name, controller in self.controllers.items()},
             "algorithm": self.algorithm.state(),
             "roles": self.roles.state(),
             "ledger": self.ledger.state(),
+            "averages": self.averages.state(),
             **meta,
         }
 
@@ -337,16 +346,13 @@ class Trainer:
             self.generators[name].set_state(tensors[f"generator/{name}"])
             controller.coef = meta["kl_coefs"][name]
         self.queries.bit_generator.state = meta["queries"]
-        self.algorithm.load_tensors(_under("algorithm/", tensors))
-        self.pool.load_tensors(_under("partner/", tensors))
+        self.algorithm.load_tensors(part_of(tensors, "algorithm/"))
+        self.pool.load_tensors(part_of(tensors, "partner/"))
         self.algorithm.load_state(meta["algorithm"])
         self.roles.load_state(meta["roles"])
         self.ledger.load_state(meta.get("ledger", {}))
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin so, without it."""
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        # Checkpoints of earlier versions have none.
+        self.averages.load(part_of(tensors, "average/"), meta.get("averages", {}))
 
 
 def _asks(rollout: Rollout) -> dict[str, list[int]]:

@@ -27,7 +27,7 @@ def learn(config: TrainConfig, world: World, until: int = 3) -> tuple[Trainer, l
     rows = [trainer.iterate(iteration) for iteration in range(done, until)]
     world.any(False)  # everybody has read the last checkpoint
     _save(trainer, folder, until, trainer.state())
-    _write_final(trainer.policies, folder, world)
+    _write_final(trainer, folder, trainer.averages.means())
     return trainer, rows
 
 

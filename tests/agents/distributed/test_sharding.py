@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from agents.distributed.sharding import asked_sharding, clip_gradients
 from agents.distributed.world import World
 from agents.errors import ProcessError
 from agents.models.tiny import tiny_model
+from agents.policies.averages import shown
 from agents.records.checkpoint import load_checkpoint
 from agents.training.trainer import Trainer
 from cory_env import make_task
@@ -29,10 +31,14 @@ ROOT = Path(__file__).parents[3]
 SMALL = {
     **{"task": "toy", "model": "tiny", "adapter": "full", "dtype": "float32", "device": "cpu"},
     **{"batch_size": 16, "minibatch_size": 8, "epochs": 2, "kl_coef": 0.1, "swap_every": 1},
+    "iterations": 3,
 }
 CASES = {
-    "full": {"critic_body": "own", "microbatch_size": 3, "max_grad_norm": 0.05},
-    "lora": {"adapter": "lora", "algorithm": "ippo", "gradient_checkpointing": True},
+    "full": {"critic_body": "own", "microbatch_size": 3, "max_grad_norm": 0.05, "average": 0.7},
+    "lora": {
+        **{"adapter": "lora", "algorithm": "ippo", "gradient_checkpointing": True},
+        "average": 0.7,
+    },
     "resumed": {"critic_body": "policy"},
 }
 MORE = {
@@ -80,7 +86,7 @@ def assert_alike(found: TrainConfig, expected: TrainConfig, step: int = 3) -> No
     assert tensors.keys() >= others.keys()
     for key, tensor in others.items():
         assert tensors[key].shape == tensor.shape, key
-        if key.startswith(("policy/", "critic/")):
+        if key.startswith(("policy/", "critic/", "average/")):
             # The same sums in another order: float32 rounding, over 12 steps of Adam at 2e-3. Where
             # a gradient is nothing but rounding, Adam turns it into a step of either sign.
             differing = (tensors[key] - tensor).abs() > 1e-4
@@ -126,14 +132,18 @@ def test_the_final_policies_load_without_this_package(spread, case):
     run = spread[case].run_folder
     trainer = Trainer(spread[case], World())
     trainer.load_state(*load_checkpoint(run / "checkpoints/step_3"))
-    if case == "full":
-        model = AutoModelForCausalLM.from_pretrained(run / "final/llm_1")
-    else:
-        base, _ = tiny_model(make_task("toy"), spread[case].seed)
-        model = PeftModel.from_pretrained(base, run / "final/llm_1").eval()
-    ids = torch.arange(5)[None]
-    with torch.no_grad(), trainer.policies["llm_1"].backbone.use_adapter("llm_1") as expected:
-        torch.testing.assert_close(model(ids).logits, expected(ids).logits)
+    base, _ = tiny_model(make_task("toy"), spread[case].seed)
+    ids, policies = torch.arange(5)[None], trainer.policies
+    assert trainer.averages.taken == [2, 3]
+    for folder, means in (("final", trainer.averages.means()), ("final/last", {})):
+        path = run / folder / "llm_1"
+        if case == "full":
+            model = AutoModelForCausalLM.from_pretrained(path)
+        else:
+            model = PeftModel.from_pretrained(copy.deepcopy(base), path).eval()
+        of_policy = policies["llm_1"].backbone.use_adapter("llm_1")
+        with torch.no_grad(), shown(policies, means), of_policy as expected:
+            torch.testing.assert_close(model(ids).logits, expected(ids).logits)
 
 
 def test_gradients_of_whole_parameters_are_clipped_as_torch_does():

@@ -235,6 +235,21 @@ def test_checkpoints_of_one_policy_are_averaged_and_those_of_all(run, tmp_path, 
     assert "pair/step_1/llm_1, pair/step_2/llm_0" in capsys.readouterr().out
 
 
+def test_a_checkpoint_of_an_averaged_run_is_its_last_iterate(toy_config, tmp_path):
+    config = toy_config(adapter="lora", average=0.5)
+    folder = train(config, console=Console(file=io.StringIO())).folder
+    sources = [folder / "checkpoints/step_4/llm_1", folder / "final/last/llm_1"]
+    sources.append(folder / "final/llm_1")
+    found = [average([s], tmp_path / str(i), rank=16) for i, s in enumerate(sources)]
+    last, checkpoint, mean = (
+        load_file(tmp_path / i / "adapter_model.safetensors") for i in ("1", "0", "2")
+    )
+    assert found[1].policies == ("run/last/llm_1",)
+    # The scaling is that of the last iterate, not that of the average beside it.
+    assert all(torch.equal(tensor, last[name]) for name, tensor in checkpoint.items())
+    assert any(not torch.equal(tensor, last[name]) for name, tensor in mean.items())
+
+
 def test_checkpoints_of_whole_models_are_averaged(toy_config, tmp_path):
     folder = train(toy_config(), console=Console(file=io.StringIO())).folder
     average([folder / "checkpoints/step_4/llm_0"] * 2, tmp_path / "mean")

@@ -63,8 +63,8 @@ NAMES = {
     if name.endswith("_path")
     for part in getattr(RunFolder(Path()), name).parts
 }
-TRACKERS = {"tensorboard", "wandb"}
-"""Names of libraries, too: only as a part of a path are they those of folders."""
+WORDS = {"tensorboard", "wandb", "last"}
+"""Of libraries, or of everybody: only as a part of a path are they the names of folders."""
 OF_OTHERS = {("agents/models/files.py", "config.json"), ("agents/config/sources.py", "config.json")}
 """What transformers calls the configuration of a model."""
 
@@ -78,7 +78,7 @@ def names_of_run_files(source: str) -> Iterator[str]:
             continue
         parts = node.value.split("/")
         is_path = id(node) in joined or len(parts) > 1
-        names = NAMES if is_path else NAMES - TRACKERS
+        names = NAMES if is_path else NAMES - WORDS
         numbered = any(re.fullmatch(r"\.?(step|adapters)_(\d+|\*)?", part) for part in parts)
         # In a sentence a name is for the reader.
         if not re.search(r"\s", node.value) and (numbered or names & {*parts}):
@@ -194,6 +194,27 @@ def test_the_run_of_a_final_folder(tmp_path):
     folder = RunFolder(tmp_path)
     assert RunFolder.of_final(folder.final_path) == folder
     assert RunFolder.of_final(folder.policy_path("llm_0")) is None
+    assert RunFolder.of_final(folder.last_path) == folder
+    for policy in (folder.policy_path("llm_0"), folder.last_path / "llm_0"):
+        assert RunFolder.of_policy(policy) == folder
+    assert RunFolder.of_policy(tmp_path / "last" / "llm_0") is None
+
+
+def test_policies_are_in_turn_order(tmp_path):
+    folder, names = RunFolder(tmp_path), ["llm_0", "llm_1", "llm_2", "llm_10"]
+    for name in names:
+        (folder.last_path / name).mkdir(parents=True)
+        (folder.policy_path(name)).mkdir()
+    assert folder.final_policies() == [folder.policy_path(name) for name in names]
+    assert folder.last_policies() == [folder.last_path / name for name in names]
+
+
+def test_the_last_iterate_is_beside_the_average_or_the_policy_itself(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.policy_path("llm_0").mkdir(parents=True)
+    assert folder.last_policy_path("llm_0") == folder.policy_path("llm_0")
+    (folder.last_path / "llm_0").mkdir(parents=True)
+    assert folder.last_policy_path("llm_0") == folder.last_path / "llm_0"
 
 
 @pytest.mark.parametrize("content", [b"{", b"[3]", b"\xff"])

@@ -135,7 +135,8 @@ def test_a_run_folder_holds_what_it_should(toy_config, adapter):
     assert [p.name for p in RunFolder(run.folder).checkpoints()] == ["step_2", "step_4"]
     assert {p.name for p in (run.folder / "final").iterdir()} == {"llm_0", "llm_1"}
     names = [row["name"] for row in run.evaluation["rows"]]
-    assert names == ["reference", "llm_0", "llm_1", "llm_1 after llm_0", "llm_0 after llm_1"]
+    assert names[:4] == ["reference", "llm_0", "llm_1", "team"]
+    assert names[4:] == ["llm_1 after llm_0", "llm_0 after llm_1"]
     assert run.evaluation["rows"][0]["kl"] == pytest.approx((0, 0, 0), abs=1e-5)
 
 

@@ -55,7 +55,7 @@ def write_tables(tests: Tests, out: Path, console: Console) -> None:
     )
     write_json(out / "marl_eval.json", marl_eval("cory-env", _entries(tests)))
     _draw(tables, out / "frontiers.png")
-    console.print(text, markup=False, highlight=False)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(cells: Sequence[Cell], out: Path) -> Table:

@@ -247,7 +247,7 @@ def measure(config: TrainConfig, form: Form, queries: int) -> dict[str, Any]:
         parts.policies, load_checkpoint(RunFolder(config.run_folder).checkpoints()[-1])[0]
     )
     examples = parts.test_task.examples[:queries]
-    gains, others, alone, behind, first, again = ([] for _ in range(6))
+    gains, others, alone, behind, first, again, chance = ([] for _ in range(7))
     for index, (pioneer, observer) in enumerate(_directions(list(parts.policies.values()))):
         seed = 1000 * (index + 1)
         a1, a2 = play(parts, [pioneer, observer], examples, seed, form.verdict)
@@ -260,10 +260,11 @@ def measure(config: TrainConfig, form: Form, queries: int) -> dict[str, Any]:
         alone.append(solo.rewards[wrong])
         behind.append(a2.rewards[wrong])
         first.append(a1.rewards)
-        again.append(np.array([x == y for x, y in zip(a1.numbers, a2.numbers, strict=True)])[wrong])
+        again.append(_same_number(a1, a2)[wrong])
+        chance.append(_same_number(a1, solo)[wrong])
     parts_of = {
         "gain": gains, "other number": others, "alone": alone, "behind": behind,
-        "a1 right": first, "same number": again,
+        "a1 right": first, "same number": again, "same alone": chance,
     }  # fmt: skip
     figures = {key: bootstrap_interval(np.concatenate(values)) for key, values in parts_of.items()}
     return {**figures, "wrong": int(sum(map(len, gains)))}
@@ -273,6 +274,12 @@ def _directions(policies: Sequence[LLMPolicy]) -> Iterator[tuple[LLMPolicy, LLMP
     """Yield pioneer and observer, each policy once as either."""
     for index, policy in enumerate(policies):
         yield policy, policies[(index + 1) % len(policies)]
+
+
+def _same_number(first: Played, second: Played) -> Float64Array:
+    """Return (N,) 1 where both have given the same number, else 0."""
+    pairs = zip(first.numbers, second.numbers, strict=True)
+    return np.array([float(x == y) for x, y in pairs])
 
 
 def _other_number(a1: Played, tries: Sequence[Played]) -> Float64Array:
@@ -293,7 +300,7 @@ def columns(found: Mapping[str, Mapping[str, Any]]) -> list[Column]:
         return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
     rows = list(found.values())
-    headings = ("a1 right", "alone", "behind", "gain", "other number", "same number")
+    headings = ("a1 right", "alone", "behind", "gain", "other number", "same number", "same alone")
     return [
         Column("form", list(found), "left"),
         Column("wrong a1", [str(row["wrong"]) for row in rows]),

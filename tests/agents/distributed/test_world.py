@@ -43,7 +43,11 @@ CASES = {
         **{"algorithm": "expert_iteration", "group_size": 4, "accept": "top:0.25"},
         **{"finished": False, "learn_every": 2, "restart": "beginning", "distill": "both"},
     },
-    "rcrl": {"algorithm": "rcrl", "group_size": 2, "finished": False, "learn_every": 1},
+    "rcrl": {
+        **{"algorithm": "rcrl", "group_size": 2, "finished": False, "learn_every": 1},
+        **{"good_label": ",", "bad_label": "="},
+    },
+    "step_dpo": {"algorithm": "step_dpo"},
     "three": {"observers": 2, "algorithm": "reinforce++"},
 }
 

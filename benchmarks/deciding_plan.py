@@ -19,7 +19,10 @@ from agents.studies.variants import individual, ppo, value_handover
 from agents.terminal.interrupts import exit_code
 from agents.training.loop import train
 
-LAST, MERGED = "last", "merged"
+LAST, AVERAGED, MERGED = "last", "averaged", "merged"
+
+AVERAGE = 0.25
+"""Share of the iterations, at the end, whose weights are averaged: in every row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +32,8 @@ class Recipe:
     name: str
     fields: Mapping[str, Any]
     deployed: tuple[str, ...]
-    """Each policy as it is, or the mean of all of them; the first is what it is tuned for."""
+    """Each policy as its last iteration left it, or its average, or the mean of all averages; the
+    first is what it is tuned for."""
     runs: int = 1
     """Runs, with other seeds, that share the responses."""
     batches: int = 1
@@ -37,18 +41,18 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe(name="ppo", fields=ppo(), deployed=(LAST,)),
-    Recipe(name="ppo-batch", fields=ppo(), deployed=(LAST,), batches=2),
+    Recipe(name="ppo", fields=ppo(), deployed=(AVERAGED, LAST)),
+    Recipe(name="ppo-batch", fields=ppo(), deployed=(AVERAGED, LAST), batches=2),
     Recipe(name="two-ppo", fields=ppo(), deployed=(MERGED,), runs=2),
-    Recipe(name="individual", fields=individual(), deployed=(MERGED, LAST)),
-    Recipe(name="value-handover", fields=value_handover(), deployed=(MERGED, LAST)),
+    Recipe(name="individual", fields=individual(), deployed=(MERGED, AVERAGED, LAST)),
+    Recipe(name="value-handover", fields=value_handover(), deployed=(MERGED, AVERAGED, LAST)),
     Recipe(
         name="practice-all",
         fields={**value_handover(), "practice": "all"},
-        deployed=(MERGED, LAST),
+        deployed=(MERGED, AVERAGED, LAST),
     ),
 )
-SINGLE = ("ppo last", "ppo-batch last", "two-ppo merged")
+SINGLE = ("ppo averaged", "ppo-batch averaged", "two-ppo merged")
 """Rows without a second agent: a pair has to be above the best of them."""
 CLAIMS = {"practice-all": "practice-all merged", "value-handover": "value-handover merged"}
 """The two contrasts: what is said to be above `SINGLE`. All else is exploratory."""
@@ -136,6 +140,7 @@ class Cell:
                 schedule=self.schedule,
                 # Other seeds than those of any other cell.
                 seed=self.seed + 1000 * part,
+                average=AVERAGE,
                 dtype="float32",
                 evaluation_queries=0,
                 keep=1,

@@ -20,7 +20,7 @@ from agents.policies.llm import LLMPolicy
 from agents.publishing.average import average
 from agents.records.folder import RunFolder
 from agents.tasks import build_task
-from benchmarks.deciding_plan import MERGED, Cell, Study
+from benchmarks.deciding_plan import AVERAGED, LAST, MERGED, Cell, Study
 
 
 def score(cell: Cell, deployed: str, split: str) -> None:
@@ -38,8 +38,10 @@ def score_reference(study: Study, path: Path) -> None:
 def _policies(cell: Cell, deployed: str) -> list[Path]:
     """Return the folders of what is deployed; the mean of all policies is made where it is due."""
     runs = [RunFolder(config.run_folder) for config in cell.configs()]
-    if deployed != MERGED:
+    if deployed == AVERAGED:
         return [folder for run in runs for folder in run.final_policies()]
+    if deployed == LAST:  # of runs too short for an average it is what they leave
+        return [folder for run in runs for folder in run.last_policies() or run.final_policies()]
     merged = cell.folder / MERGED
     if not merged.is_dir():
         average([run.path for run in runs], merged)

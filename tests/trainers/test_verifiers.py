@@ -61,11 +61,14 @@ def evaluate(endpoint, folder, *flags):
 
 def said(trace):
     """Return what a seat was asked, and what it answered."""
-    texts = {node["message"]["role"]: node["message"]["content"] for node in trace["nodes"]}
+    messages = [node["message"] for node in trace["nodes"]]
+    # A record leaves out what is empty, as an answer may be.
+    texts = {message["role"]: message.get("content") or "" for message in messages}
     return texts["user"], texts["assistant"]
 
 
 def paid(trace):
+    """Return what a seat was paid, and its own task reward."""
     return trace["rewards"]["cory"]["score"], trace["metrics"]["task_reward"]
 
 

@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -100,3 +102,30 @@ def test_a_model_that_is_not_there_is_on_the_record(tmp_path):
     assert list(episode) == ["pioneer"]
     assert not episode["pioneer"]["ok"]
     assert not episode["pioneer"]["rewards"]
+
+
+class Silent(BaseHTTPRequestHandler):
+    """An endpoint of a model that says nothing."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        message = {"role": "assistant", "content": ""}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        answer = {"id": "a", "object": "chat.completion", "created": 0, "model": "silent"}
+        body = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_an_empty_answer_is_one(tmp_path):
+    with HTTPServer(("127.0.0.1", 0), Silent) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        (episode,) = evaluate(address, tmp_path, "-n", "1", "--env.taskset.game", "toy")
+        server.shutdown()
+    assert said(episode["observer"]) == ("=", "")
+    assert paid(episode["observer"]) == paid(episode["pioneer"]) == (0.0, 0.0)

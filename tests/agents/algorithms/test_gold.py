@@ -44,6 +44,8 @@ def test_gold_answers_are_continued_from_prompts_and_cut_behind_their_steps():
     assert [token for step in steps(policy, ids, ";") for token in step] == ids
     assert gold_ids(policy, " 12 + 55", 2) == ids[:2]
     assert steps(policy, [], ";") == []
+    closed = gold_ids(policy, " 1 + 1 = 2;", 64)[:-1]
+    assert steps(policy, closed, ";") == [closed]
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,9 @@ def test_advantage_weighted_regression_has_the_gradient_of_weighted_log_probs(to
     trainer, _, prepared = play(config)
     batch = prepared[1].batch
     parameters = list(trainer.policies["llm_1"].parameters().values())
+    with torch.no_grad():
+        for parameter in parameters:  # the ratio is no longer 1, and does not count
+            parameter *= 1.2
     found = torch.autograd.grad(trainer.algorithm.loss("llm_1", batch).loss, parameters)
     weights = (2 * batch.advantages).exp().clamp(max=3.0) * batch.response_mask
     log_probs = trainer.policies["llm_1"].log_probs(batch)
@@ -249,13 +252,17 @@ def test_a_run_starts_from_the_policies_of_another_and_its_reference_stays(toy_c
     first = toy_config(out=str(tmp_path / "first"), iterations=2)
     train(first, console=QUIET)
     given = load_checkpoint(RunFolder(first.run_folder).checkpoints()[-1])[0]
-    trainer = Trainer(toy_config(start=first.out))
+    options = {"algorithm": "expert_iteration", "restart": "beginning", "start": first.out}
+    trainer = Trainer(toy_config(**options, group_size=4))
     fresh = {k: p.clone() for k, p in trainer.policies["llm_1"].parameters().items()}
     trainer.start_from(given)
     for key, parameter in trainer.policies["llm_1"].parameters().items():
         assert torch.equal(parameter, given[f"policy/llm_1/{key}"])
     assert any(not torch.equal(fresh[key], given[f"policy/llm_1/{key}"]) for key in fresh)
     assert trainer.iterate(0)["llm_0/kl"] > 1e-4
+    trainer.learner._restart("llm_1")  # to where this run began
+    for key, parameter in trainer.policies["llm_1"].parameters().items():
+        assert torch.equal(parameter, given[f"policy/llm_1/{key}"])
 
 
 def test_a_single_policy_starts_from_one_of_a_pair_and_is_resumed_without_it(toy_config, tmp_path):

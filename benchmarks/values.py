@@ -141,7 +141,7 @@ def played_on(
     sampler = BranchSampler(
         trainer.games.rules,
         rollout,
-        [trainer.policies[turn.policy] for turn in rollout.turns],
+        trainer.policies,
         engine=trainer.engine,
         key=(trainer.config.seed, key),
         world=trainer.world,

@@ -170,12 +170,7 @@ class Algorithm(ABC):
         """
 
     def explore(self, rollout: Rollout, sampler: Sampler) -> Explored | None:
-        """Look further than a rollout, if the algorithm does; its other state stays as it is.
-
-        Args:
-            rollout: of this process's rows.
-            sampler: lets the policies answer once more, or go on from any state.
-        """
+        """Look further than this process's rows of a rollout; None by those that do not."""
         return None
 
     @torch.no_grad()
@@ -194,8 +189,7 @@ class Algorithm(ABC):
             turn = rollout.turns[seat]
             later = self._later(turn, prepared[-1] if prepared else None)
             rewards = self._scaled_rewards(turn, turn.rewards_now + later)
-            found = explored.turns[seat] if explored else None
-            cap = self.config.importance_cap
+            cap, found = self.config.importance_cap, explored.turns[seat] if explored else None
             prepared.append(self._prepare_turn(rollout, seat, rewards, cap, found))
         learnt = self._whitened(prepared)[::-1]
         return with_revisions(rollout, learnt, self.config, list(self.policies))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +35,7 @@ class BranchSampler:
         self,
         rules: Rules,
         rollout: Rollout,
-        policies: Sequence[Policy],
+        policies: Mapping[str, Policy],
         *,
         engine: Engine,
         key: tuple[int, ...],
@@ -47,13 +47,14 @@ class BranchSampler:
         Args:
             rules: of its game.
             rollout: this process's rows of it.
-            policies: who played, in turn order; their weights are still those of the rollout.
+            policies: by name; their weights are still those of the rollout.
             engine: what generates.
             key: of this iteration's randomness, numbers of at least 0.
             world: the processes whose rows are one batch.
             ledger: of the costs.
         """
-        self._rules, self._rollout, self._policies = rules, rollout, policies
+        self._rules, self._rollout = rules, rollout
+        self._policies = [policies[turn.policy] for turn in rollout.turns]
         self._engine, self._key, self._world, self._ledger = engine, key, world, ledger
         self._first_row = world.rank * len(rollout.states)
         self._answered: Counter[tuple[int, ...]] = Counter()

@@ -187,14 +187,9 @@ class Trainer:
             RewardError: if a reward fails, on whatever process; so with the engine.
         """
         sampler = BranchSampler(
-            self.games.rules,
-            rollout,
-            [self.policies[turn.policy] for turn in rollout.turns],
-            engine=self.engine,
-            key=(self.config.seed, iteration),
-            world=self.world,
-            ledger=self.ledger,
-        )
+            self.games.rules, rollout, self.policies, engine=self.engine, ledger=self.ledger,
+            key=(self.config.seed, iteration), world=self.world,
+        )  # fmt: skip
         with self.world.failing_together(*FAILURES):
             explored = self.algorithm.explore(rollout, sampler)
             self.engine.rest()

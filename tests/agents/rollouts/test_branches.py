@@ -58,7 +58,7 @@ class Game:
         return BranchSampler(
             self.games.rules,
             rollout or self.rollout,
-            [*self.policies.values()],
+            {policy.name: policy for policy in self.policies.values()},
             engine=engine or BuiltinEngine(),
             key=key,
             world=world or World(),

@@ -32,16 +32,15 @@ from benchmarks.deciding_tables import write_tables
 
 
 def count(study: Study, out: Path) -> str:
-    """Say what there is to do, and what it takes by what the runs so far have taken."""
+    """Say what there is to do."""
     any_rate = {recipe.name: {"rate": 1e-3, "schedule": "constant"} for recipe in RECIPES}
     cells = [*tuning(study, out), *grid(study, any_rate, out)]
     left = [cell for cell in cells if not cell.is_scored]
-    scored = sum(len(cell.recipe.deployed) for cell in left) * study.queries * study.samples
+    policies = sum(cell.num_policies(d) for cell in left for d in cell.recipe.deployed)
     return (
-        f"{study.task}: {len(left)} of {len(cells)} cells are left, "
-        f"{sum(cell.recipe.runs for cell in left)} runs of "
-        f"{study.responses * len(left):,} responses together, and about {scored:,} more to score "
-        "(where both policies of a pair are, twice as many)"
+        f"{study.task}: {len(left)} of {len(cells)} cells are left, with "
+        f"{sum(cell.recipe.runs for cell in left)} runs of {study.responses * len(left):,} "
+        f"responses together, and {policies * study.queries * study.samples:,} to score."
     )
 
 
@@ -73,7 +72,7 @@ def run(arguments: Arguments, console: Console) -> None:
         studies = [replace(study, **SHORT) for study in studies]
     if arguments.dry_run:
         for study in studies:
-            console.print(count(study, arguments.out), highlight=False)
+            console.print(count(study, arguments.out), highlight=False, soft_wrap=True)
         return
     first, parts = _share(arguments.part)
     tests: dict[str, list[Cell]] = {}

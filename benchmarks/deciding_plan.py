@@ -153,6 +153,11 @@ class Cell:
         """Where the scores of what it deploys lie."""
         return self.folder / f"{deployed}.npz"
 
+    def num_policies(self, deployed: str) -> int:
+        """How many policies are scored of what it deploys."""
+        recipe = self.recipe
+        return 1 if deployed == MERGED else recipe.runs * (recipe.fields.get("observers", 1) + 1)
+
     @property
     def is_scored(self) -> bool:
         """Whether there is nothing left to do."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from agents.evaluation.finished import evaluate
 from agents.maths.frontier import Contrast, Interval
 from agents.publishing.average import average
+from benchmarks.deciding import count
 from benchmarks.deciding_plan import (
     AVERAGED,
     CLAIMS,
@@ -48,6 +49,17 @@ def test_all_rows_generate_as_many_responses_and_no_two_runs_are_one(study, tmp_
     tried = [c for cell in tuning(study, tmp_path) for c in cell.configs()]
     assert len({c.out for c in (*tests, *tried)}) == len(tests) + len(tried)
     assert not {c.seed for c in tests} & {c.seed for c in tried}
+
+
+def test_what_is_left_is_counted(tmp_path):
+    # Six recipes with 18 cells of tuning and 40 of the test, two-ppo with two runs each. Scored are
+    # in the tuning what a row is tuned for, else 2, 2 and 1 policies, and 5 of each of three pairs.
+    assert count(STUDIES["imdb"], tmp_path) == (
+        "imdb: 348 of 348 cells are left, with 406 runs of 2,138,112 responses together, and "
+        f"{(18 * 6 + 40 * 20) * 4096:,} to score."
+    )
+    write_scores(tuning(STUDIES["imdb"], tmp_path)[0], AVERAGED, 0.0)
+    assert count(STUDIES["imdb"], tmp_path).startswith("imdb: 347 of 348 cells are left")
 
 
 def test_the_contrasts_name_rows_that_are_there():

@@ -91,7 +91,7 @@ def main(arguments: Arguments, console: Console | None = None) -> list[Estimates
     folder = RunFolder(arguments.run)
     config = folder.read_config().replace(batch_size=arguments.states, minibatch_size=1)
     rows = [
-        measure(config, path, arguments.truth) for path in folder.checkpoints()[-arguments.last :]
+        measure(config, folder, step, arguments.truth) for step in folder.steps()[-arguments.last :]
     ]
     table = Table(title=f"{arguments.run}: states inside responses, {arguments.truth} branches")
     for name in asdict(rows[0]):
@@ -104,11 +104,10 @@ def main(arguments: Arguments, console: Console | None = None) -> list[Estimates
     return rows
 
 
-def measure(config: TrainConfig, checkpoint: Path, truth: int) -> Estimates:
+def measure(config: TrainConfig, folder: RunFolder, step: int, truth: int) -> Estimates:
     """Measure one checkpoint on queries that its run has not come to."""
     trainer = Trainer(config)
-    trainer.load_state(*load_checkpoint(checkpoint))
-    step = int(checkpoint.name.removeprefix("step_"))
+    trainer.load_state(*load_checkpoint(folder.checkpoint_path(step)))
     rollout = trainer.collect(trainer.assign(step))
     prefixes = inner_states(rollout, seed=step)
     worth = played_on(trainer, rollout, prefixes, truth, step)

@@ -109,7 +109,7 @@ class Averages:
 
     def state(self) -> dict[str, Any]:
         """Return what belongs to `tensors`, as JSON takes it."""
-        return {"taken": self.taken, "window": self._window}
+        return {"taken": self.taken, "window": self._window} if self.taken else {}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take up the snapshots of a checkpoint, if they are of this window.

@@ -65,8 +65,12 @@ NAMES = {
 }
 WORDS = {"tensorboard", "wandb", "last"}
 """Of libraries, or of everybody: only as a part of a path are they the names of folders."""
-OF_OTHERS = {("agents/models/files.py", "config.json"), ("agents/config/sources.py", "config.json")}
-"""What transformers calls the configuration of a model."""
+OF_OTHERS = {
+    ("agents/models/files.py", "config.json"),
+    ("agents/config/sources.py", "config.json"),
+    ("agents/studies/marl_eval.py", "step_1"),
+}
+"""What transformers calls the configuration of a model, and marl-eval a step of a run."""
 
 
 def names_of_run_files(source: str) -> Iterator[str]:

@@ -39,8 +39,8 @@ from agents.rollouts.collect import collect
 from agents.terminal.tables import Column, stacked
 from agents.training.loop import train
 from agents.training.trainer import Trainer
-from cory_env import register_task
 from cory_env.game import Verdicts
+from cory_env.registry import TASKS
 from cory_env.rewards.answer import final_number
 from cory_env.tasks.arithmetic import ArithmeticTask
 from cory_env.types import Example, Float64Array
@@ -53,7 +53,6 @@ WARM_STEPS, WARM_ROWS, WARM_RATE = 16, 64, 1e-3
 """Of the warm start: Adam steps, wrong answers in each, learning rate."""
 
 
-@register_task("arithmetic-line")
 class LineArithmetic(ArithmeticTask):
     """`arithmetic` in which the verdict is a line of its own before the question."""
 
@@ -113,6 +112,7 @@ class Arguments:
 def main() -> None:
     """Train what is not trained, measure what is not measured, and show the table."""
     arguments = tyro.cli(Arguments, description=__doc__)
+    TASKS[LineArithmetic.name] = LineArithmetic
     console = Console(width=110)
     path = arguments.out / "gate.json"
     for seed in arguments.seeds:

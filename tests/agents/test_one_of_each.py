@@ -142,8 +142,8 @@ def test_help_lists_every_name_with_a_line(capsys):
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_an_unknown_name_is_answered_by_the_nearest_of_the_user_s_own(name):
-    with pytest.raises(ValueError, match=r"got 'mine': your own comes with --import FILE\."):
-        TrainConfig(**{name: "mine"})
+    with pytest.raises(ValueError, match=r"got 'elsewhere': your own comes with --import FILE"):
+        TrainConfig(**{name: "elsewhere"})
     import_plugins(FILE)
     with pytest.raises(ValueError, match=r"mine\), got 'minne': did you mean mine\?"):
         TrainConfig(**{name: "minne"})

@@ -1,6 +1,8 @@
 """Tasks of reasoning-gym, as far as they go without it: tests/trainers has the rest."""
 
+import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,7 +92,15 @@ ITEM = {"question": "?", "answer": "a b", "metadata": {"valid_answers": ["b a"]}
         ("unreadable", 0.0, 0.0),
     ],
 )
-def test_a_response_reaches_its_scorer_unless_it_may_do_harm(response, plain, any_text):
+def test_a_response_reaches_its_scorer_unless_it_may_do_harm(
+    response, plain, any_text, monkeypatch
+):
+    def extract_answer(text):
+        found = re.search("<answer>(.*)</answer>", text)
+        return found and found[1].strip()
+
+    utils = SimpleNamespace(extract_answer=extract_answer)
+    monkeypatch.setitem(sys.modules, "reasoning_gym.utils", utils)
     assert ItemScorer(Evaluating(), ITEM, evaluates=True)(response) == plain
     assert ItemScorer(Evaluating(), ITEM, evaluates=False)(response) == any_text
 

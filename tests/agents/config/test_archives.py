@@ -87,7 +87,7 @@ def test_another_engine_had_its_own_cap():
         ({"swap_resets": True}, "git checkout 57e4a78"),
         ({"iteratons": 3}, "did you mean iterations?"),
         ({"format": 3}, "written by a later version"),
-        ({"algorithm": "mine"}, "your own comes with --import FILE"),
+        ({"algorithm": "elsewhere"}, "your own comes with --import FILE"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_line(changes, message):

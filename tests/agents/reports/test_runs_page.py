@@ -94,7 +94,7 @@ def test_compare_writes_the_page_of_its_runs_with_a_table_before_it(findings, tm
 
 def test_no_column_of_the_table_is_out_of_sight_on_a_narrow_screen(findings):
     page = findings(COMPARED)
-    heads = ["Task reward", "KL, nats", "Combined", "p", "Distinct-2", "Collapsed", "Runs"]
+    heads = ["Task reward", "KL, nats", "Combined", "Distinct-2", "Collapsed", "Runs"]
     labels = [a["data-label"] for tag, a in page.elements if tag == "td" and "data-label" in a]
     assert labels == heads * 2
     assert ".cardlike td::before { content: attr(data-label)" in page.source
@@ -108,7 +108,7 @@ def test_figures_take_their_colours_from_the_page_and_settings_have_a_line_style
     reward = page.source[page.source.index("all-task_reward-") :].partition("</svg>")[0]
     assert reward.count("stroke-dasharray") == 1, "the second setting"
     assert page.count("li", "style-1") == 1
-    assert "Area that the frontier dominates" in page.text
+    assert "Reward at equal KL" in page.text
     ids = page.ids()
     assert len(ids) == len(set(ids))
 

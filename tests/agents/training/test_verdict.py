@@ -37,7 +37,7 @@ def test_observers_are_told_in_training_and_nowhere_else(trainer):
     for prompt, answer, reward, query in zip(
         second.prompts, first.responses, first.task_rewards.tolist(), rollout.queries, strict=True
     ):
-        assert prompt == f"{answer}{int(reward)}#{query}?"
+        assert prompt == f"{answer}{int(reward)},{query}="
     games = build_games(
         trainer.config,
         trainer.parts.test_task,

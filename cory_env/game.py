@@ -243,7 +243,11 @@ class Rules:
                 (state, replace(response, verdict=self.task.verdict(float(reward))))
                 for (state, response), reward in zip(pairs, rewards, strict=True)
             ]
-        return [replace(state, responses=(*state.responses, response)) for state, response in pairs]
+        # `replace` would take as long as all the rest of a turn.
+        return [
+            GameState(s.example, s.agents, (*s.responses, response), s.isolated)
+            for s, response in pairs
+        ]
 
     def payoffs(self, states: Sequence[GameState]) -> tuple[Float64Array, Float64Array]:
         """Score finished episodes in one call of the reward.

@@ -122,6 +122,16 @@ def test_an_error_within_a_step_ends_the_step(ranks):
     assert time.monotonic() - started < agreement.PATIENCE / 2
 
 
+def test_a_rank_that_reads_of_an_error_within_a_step_does_not_report_it_again(ranks):
+    found = ranks(
+        lambda: agreed("outer", lambda: of_first("inner", lambda: 1)),
+        lambda: agreed("outer", fail("Expected a flag.")),
+    )
+    texts = {str(error) for error in found}
+    assert len(texts) == 1
+    assert min(texts).count("process") == 1
+
+
 def test_values_that_differ_are_named(ranks):
     def own(seed: int, rate: float = 0.1) -> Callable[[], None]:
         return lambda: expect_alike("the run", lambda: {"seed": seed, "rate": rate})

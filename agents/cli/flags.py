@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from agents.config.options import Options, field_names, options_of, values_of
+from agents.config.groups import GROUPS
+from agents.config.options import Options, field_docs, field_names, options_of, values_of
 from agents.config.run import RunConfig
-from agents.config.train import every_field, no_such_field
+from agents.config.train import every_field, every_owner, no_such_field
 from agents.registries import ALGORITHMS, ENGINES
 from cory_env.names import unknown_name
 from cory_env.registry import Registry
@@ -73,18 +74,30 @@ def parse(
 
 
 @contextlib.contextmanager
-def names_behind_help(*registries: Registry[Any]) -> Iterator[None]:
-    """Print a line for each name of some registries behind the help that is printed in between."""
+def names_behind_help(*registries: Registry[Any], more: str = "") -> Iterator[None]:
+    """Print a line for each name of some registries behind the help that is printed in between.
+
+    Args:
+        registries: in order.
+        more: text behind them, with `{program}` for how the commands were called.
+    """
     try:
         yield
-    finally:
+    except SystemExit:
         for registry in registries:
-            names = registry.known()
-            width = max(map(len, names))
-            print(f"{registry.kind}:")
-            for name in names:
-                print(f"  {name:{width}}  {registry.summary(name)}".rstrip())
+            print_names(registry)
             print()
+        print(more.format(program=program()), end="")
+        raise
+
+
+def print_names(registry: Registry[Any]) -> None:
+    """Print a line for each name of a registry."""
+    names = registry.known()
+    width = max(map(len, names), default=0)
+    print(f"{registry.kind}:")
+    for name in names:
+        print(f"  {name:{width}}  {registry.summary(name)}".rstrip())
 
 
 def parse_fields(
@@ -105,23 +118,86 @@ def parse_fields(
     Raises:
         ValueError: with one line, if a flag is unknown, or its value is none.
     """
-    run = RunConfig(**{n: start[n] for n in field_names(RunConfig) if n in start})
-    algorithms = algorithms or [run.algorithm]
-    brought = _joined([options_of(ALGORITHMS, name) for name in algorithms])
-    kinds = {"run": RunConfig, "algorithm": brought, "engine": options_of(ENGINES, run.engine)}
-    names = [name for kind in kinds.values() for name in field_names(kind)]
+    parts = _parts(start, algorithms)
+    names = [name for part in parts.values() for name in field_names(type(part))]
     asked = [name for name in every_field() if _is_asked(name, argv)]
     for name in asked:
         if name not in names:
-            raise ValueError(str(no_such_field(name, algorithms, run.engine)))
-    parts = {
+            run = RunConfig(**{n: start[n] for n in field_names(RunConfig) if n in start})
+            raise ValueError(str(no_such_field(name, algorithms or [run.algorithm], run.engine)))
+    flags = make_dataclass("Fields", [(o, type(p), field(default=p)) for o, p in parts.items()])
+    parsed, _ = parse(flags, argv, prog=prog)
+    found = {n: value for owner in parts for n, value in values_of(getattr(parsed, owner)).items()}
+    return {name: found[name] for name in asked}
+
+
+def print_help(own: type[Any], start: Mapping[str, Any], *, prog: str) -> None:
+    """Print what a command and all fields of a configuration take, by groups, and exit.
+
+    Args:
+        own: flags of the command itself, which stand behind the everyday ones.
+        start: fields that differ from their defaults, and are shown as they are.
+        prog: the command.
+    """
+    everyday, *others = _parts(start).items()
+    shown = {everyday[0]: _drawn(everyday[1]), "start": _drawn(own())}
+    shown |= {owner: _drawn(part) for owner, part in others if field_names(type(part))}
+    fields = [(owner, type(part), field(default=part)) for owner, part in shown.items()]
+    parse(make_dataclass("Fields", fields), ["--help"], prog=prog)
+
+
+def task_first(argv: Sequence[str], own: type[Any]) -> list[str]:
+    """Return the words of a command with those that belong to no flag in front.
+
+    Args:
+        argv: flags with at most one value each, and words that stand alone.
+        own: flags of the command itself; all others are fields.
+    """
+    switches = {_flag(name) for kind in (own, *every_owner()) for name in _switches(kind)}
+    alone: list[str] = []
+    rest: list[str] = []
+    takes = False
+    for word in argv:
+        is_flag = (word.startswith("-") and not takes) or word.startswith("--")
+        (rest if is_flag or takes else alone).append(word)
+        bare = re.sub("^--no-", "--", word.replace("_", "-"))
+        takes = is_flag and bare.startswith("--") and "=" not in bare and bare not in switches
+    return [*alone, *rest]
+
+
+def _switches(kind: type[Any]) -> list[str]:
+    hints = get_type_hints(kind)
+    return ["help", *(one.name for one in fields(kind) if hints[one.name] is bool)]
+
+
+def _parts(start: Mapping[str, Any], algorithms: Sequence[str] = ()) -> dict[str, Options]:
+    """Return the fields of a configuration as they start, by their groups and owners."""
+    run = RunConfig(**{n: start[n] for n in field_names(RunConfig) if n in start})
+    brought = _joined([options_of(ALGORITHMS, name) for name in algorithms or [run.algorithm]])
+    kinds = {kind.__name__.lower(): kind for kind in GROUPS}
+    kinds |= {"algorithm": brought, "engine": options_of(ENGINES, run.engine)}
+    return {
         owner: kind(**{n: start[n] for n in field_names(kind) if n in start})
         for owner, kind in kinds.items()
     }
-    flags = make_dataclass("Fields", [(o, type(p), field(default=p)) for o, p in parts.items()])
-    parsed, _ = parse(flags, argv, prog=prog)
-    found = {n: value for owner in kinds for n, value in values_of(getattr(parsed, owner)).items()}
-    return {name: found[name] for name in asked}
+
+
+def _drawn(part: Any) -> Any:
+    """Return fields with the same defaults, of which help is drawn.
+
+    tyro keeps the line breaks of a docstring, and would show all of what is said of the owner.
+    """
+    kinds, docs = get_type_hints(type(part), include_extras=True), field_docs(type(part))
+    drawn = [
+        (
+            one.name,
+            Annotated[kinds[one.name], tyro.conf.arg(help=docs.get(one.name))],
+            field(default=getattr(part, one.name)),
+        )
+        for one in fields(part)
+    ]
+    said = (type(part).__doc__ or "").partition("\n\n")[0]
+    return make_dataclass(type(part).__name__, drawn, namespace={"__doc__": said}, frozen=True)()
 
 
 def _joined(kinds: Sequence[type[Options]]) -> type[Options]:

@@ -11,15 +11,24 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from agents.checks import check_before_loading, check_run
-from agents.cli.flags import names_behind_help, parse, parse_fields, program
-from agents.config.fields import named
+from agents.cli.commands import (
+    AverageFlags,
+    CompareFlags,
+    EvaluateFlags,
+    FirstFlags,
+    MergeFlags,
+    OwnFlags,
+    PlayFlags,
+    PushFlags,
+    ReportFlags,
+    TrainFlags,
+)
+from agents.cli.flags import names_behind_help, parse, parse_fields, print_help, program, task_first
 from agents.config.plugins import import_plugins
 from agents.config.presets import preset_values, starting_values
 from agents.config.train import TrainConfig, every_field, fitting
@@ -54,199 +63,18 @@ USAGE = """usage: {program} COMMAND …
   --version                                              what `cory_env.__version__` says
 """
 
-
-_Imports = Annotated[
-    tuple[str, ...], tyro.conf.arg(name="import", metavar="FILE"), tyro.conf.UseAppendAction
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FirstFlags:
-    """What says which other flags there are."""
-
-    import_: _Imports = ()
-    algorithm: str = ""
-    engine: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TrainFlags:
-    """What `train` takes besides the fields of the configuration."""
-
-    task: Annotated[str, tyro.conf.Positional]
-    """Registered task."""
-    preset: str = ""
-    """Starting point for the fields; empty for the one that bears the task's name."""
-    import_: _Imports = ()
-    """A file or module with plug-ins of your own; may be repeated."""
-    resume: bool = False
-    """Go on from the last checkpoint of the run."""
-    overwrite: bool = False
-    """Begin anew in the folder of a run, which is deleted once the new one has begun."""
-    yes: bool = False
-    """Do not ask before that."""
-    out: str = ""
-    """Run folder; empty for runs/TASK."""
-    model: str = ""
-    """See the configuration: what a run starts from goes by it."""
-    adapter: str = ""
-    """See there."""
-    push_to_hub: str = ""
-    """ORG/NAME: at the end upload the policies, as `push` does, to private repositories."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CompareFlags:
-    """Train variants of one configuration over seeds: a table, a page, and results.json.
-
-    All fields of `train` are flags as well, and hold for every variant. A second call goes on.
-    """
-
-    task: Annotated[str, tyro.conf.Positional]
-    """Registered task."""
-    preset: Annotated[str, named(PRESETS)] = ""
-    """Starting point for the fields; empty for the one that bears the task's name."""
-    import_: _Imports = ()
-    """A file or module with plug-ins of your own; may be repeated."""
-    variants: Annotated[tuple[str, ...], named(VARIANTS)] = ("ppo", "cory-mappo", "cory-ippo")
-    """Named changes, or algorithms; the first is tested against."""
-    seeds: int = 3
-    """Seeds of each, from --seed on; >= 1."""
-    kl_coefs: tuple[float, ...] = ()
-    """Values of η, for frontiers."""
-    learning_rates: tuple[float, ...] = ()
-    """Values of the learning rate."""
-    model: str = ""
-    """See `train --help`: what a run starts from goes by it."""
-    adapter: str = ""
-    """See there."""
-    budget: str = "episodes"
-    """What all variants spend alike: `episodes` of a policy, `responses` of a run, as many as the
-    fields say; or a limit, such as `responses=6144`, `tokens=1e6` or `seconds=300`."""
-    jobs: int = 0
-    """Runs at a time; 0 for as many as there are cores."""
-    dry_run: bool = False
-    """Only list the runs."""
-    out: str = ""
-    """Folder; empty for runs/compare_TASK."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _EvaluateFlags:
-    """Score the policies of a run: each alone on held-out queries, as a team, and the reference."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    split: str = ""
-    """Queries: `train`, `test`, or another split of the task; empty for the run's own."""
-    import_: _Imports = ()
-    """A file or module with plug-ins of your own; may be repeated."""
-    queries: int = 512
-    """How many queries, from the first; >= 1."""
-    k: tuple[int, ...] = ()
-    """Sizes for pass@k and majority@k, such as 1 2 4 8; where the reward is 0 or 1."""
-    samples: int = 0
-    """Responses per query that these are estimated from; 0 for the largest k, or 1."""
-    greedy: bool = False
-    """Only take the most probable tokens; otherwise this is done beside the sampling."""
-    seed: int = 0
-    """Of the sampling."""
-    batch_size: int = 256
-    """Episodes in memory at a time; the figures do not depend on it."""
-    device: str = ""
-    """Where to compute: `auto`, `cpu`, `cuda`, …; empty for the run's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ReportFlags:
-    """Write a page about a run, or one about several side by side."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]
-    """Run folders; those that differ in the seed alone are drawn as one curve."""
-    out: Path | None = None
-    """File to write; None for report.html in the run folder, or comparison.html here."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _AverageFlags:
-    """Write the mean of policies of one base as one policy, which peft or transformers loads.
-
-    Of LoRA adapters the updates are averaged, not the factors; of whole models the weights.
-    """
-
-    policies: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY [POLICY …]")
-    ]
-    """Runs, for all their final policies; folders of policies; checkpoints of finished runs, such
-    as runs/imdb/checkpoints/step_40, or one policy of them, …/step_40/llm_0."""
-    out: Path | None = None
-    """New or empty folder; must be given."""
-    weights: tuple[float, ...] = ()
-    """One for each policy, divided by their sum; equal ones if left out."""
-    scale: float = 1.0
-    """What the mean update of LoRA adapters is multiplied by."""
-    rank: int = 0
-    """Of the mean adapter; 0 for the smallest by which no layer's update loses 1 %."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _MergeFlags:
-    """Write an adapter and its base as one model, which transformers loads without peft."""
-
-    policy: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="POLICY")]
-    """Folder of an adapter, such as runs/imdb/final/llm_0."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """New or empty folder."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
-    base: str = ""
-    """Base model; empty for the one that the adapter was trained on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PushFlags:
-    """Upload the policies of a finished run as ORG/NAME-llm_0, ORG/NAME-llm_1, ….
-
-    With their model cards. Uploading again adds a commit.
-    """
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ORG/NAME")]
-    """Owner and beginning of the names."""
-    public: bool = False
-    """Let everyone see repositories that are new."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PlayFlags:
-    """Take a seat in the game: read what the seat reads, type a response, see what it earns.
-
-    Your partner answers token by token, as it samples. Enter plays again; q or Ctrl-D quits, and
-    shows the means. Lines can be piped in as well: a response, an empty line, a response, ….
-    """
-
-    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
-    """Registered task."""
-    seat: str = ""
-    """Yours: `pioneer_0`, `observer_0`, …; empty for observer_0, or pioneer_0 if there is none."""
-    partner: Annotated[Path | None, tyro.conf.arg(metavar="POLICY")] = None
-    """Who has the other seats: a folder such as runs/imdb/final/llm_0. None for the embedded model,
-    or, for a task with a vocabulary of its own such as toy, a script that plays perfectly."""
-    import_: _Imports = ()
-    """A file or module with plug-ins of your own; may be repeated."""
-    split: str = "test"
-    """Queries to play: `train`, `test`, or another split of the task."""
-    task_options: str = ""
-    """What the task itself takes, such as `difficulty=1`; several with commas."""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Of queries and sampling; None for a new one every time."""
-    observers: int = 1
-    """Agents after the pioneer; >= 0."""
-    reward_sharing: str = "collective"
-    """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
-    knowledge_transfer: bool = True
-    """Whether observers read the earlier responses."""
+EXAMPLES = """examples:
+  {program} train imdb
+      in minutes, without a GPU or a network
+  {program} train imdb --observers 0 --algorithm ppo
+      the single-agent baseline
+  {program} train imdb --resume --iterations 90
+      go on where it stopped
+  {program} train gsm8k --model Qwen/Qwen2.5-0.5B-Instruct
+      a model from the hub
+  {program} train gsm8k --algorithm grpo --help
+      the fields of GRPO, and the defaults of gsm8k
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -308,11 +136,7 @@ def _speaks() -> bool:
 
 def _train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
-        owners, _ = _first_flags(argv)
-        prog = "train TASK [--preset P] [--import FILE] [--resume]"
-        brought = (ALGORITHMS, CRITIC_BODIES, ENGINES, TRACKERS)
-        with names_behind_help(TASKS, REWARDS, PRESETS, *brought):
-            parse_fields(argv, owners, prog=prog)
+        _help_of_train(argv)
     flags, config = agreed("the command", lambda: _wanted(argv))
     if flags.overwrite and not of_first("the run to replace", lambda: _may_replace(flags, config)):
         print("Nothing was changed.")
@@ -332,10 +156,29 @@ def _train(argv: list[str]) -> int:
     return 0
 
 
-def _wanted(argv: list[str]) -> tuple[_TrainFlags, TrainConfig]:
+def _help_of_train(argv: list[str]) -> None:
+    """Print the flags, with the defaults of a task and preset that are named, and exit."""
+    owners, imports = _first_flags(argv)
+    words = [word for word in argv if word not in ("-h", "--help")]
+    start: dict[str, Any] = {}
+    if words := task_first(words, OwnFlags):
+        is_named = not words[0].startswith("-")
+        if is_named:
+            TASKS.check(words[0], "your own comes with --import FILE.")
+        flags, _ = parse(
+            TrainFlags, words if is_named else ["imdb", *words], prog="train", more=None
+        )
+        start, _ = _starting_point(replace(flags, resume=False), owners, imports)
+    brought = (ALGORITHMS, CRITIC_BODIES, ENGINES, TRACKERS)
+    with names_behind_help(TASKS, REWARDS, PRESETS, *brought, more=EXAMPLES):
+        print_help(OwnFlags, start, prog="train TASK")
+
+
+def _wanted(argv: list[str]) -> tuple[TrainFlags, TrainConfig]:
     """Return what `train` is to do, checked as far as it can be before torch is loaded."""
     owners, imports = _first_flags(argv)
-    flags, rest = parse(_TrainFlags, argv, prog="train", more=every_field())
+    argv = task_first(argv, OwnFlags)
+    flags, rest = parse(TrainFlags, argv, prog="train", more=every_field())
     start, chosen = _starting_point(flags, owners, imports)
     asked = parse_fields(rest, start, prog="train")
     config = TrainConfig(**{**fitting(start), **asked})
@@ -351,7 +194,7 @@ def _wanted(argv: list[str]) -> tuple[_TrainFlags, TrainConfig]:
     return flags, config
 
 
-def _may_replace(flags: _TrainFlags, config: TrainConfig) -> bool:
+def _may_replace(flags: TrainFlags, config: TrainConfig) -> bool:
     check_run_folder(config, resume=flags.resume, overwrite=True)
     return flags.yes or _agrees(RunFolder(config.run_folder))
 
@@ -360,8 +203,8 @@ def _compare(argv: list[str]) -> int:
     owners, imports = _first_flags(argv)
     if "-h" in argv or "--help" in argv:
         with names_behind_help(TASKS, PRESETS, VARIANTS, ALGORITHMS):
-            parse(_CompareFlags, argv, prog="compare")
-    flags, rest = parse(_CompareFlags, argv, prog="compare", more=every_field())
+            parse(CompareFlags, argv, prog="compare")
+    flags, rest = parse(CompareFlags, argv, prog="compare", more=every_field())
     from agents.studies.plan import Grid, algorithms_of, check_effect, plan
 
     values, chosen = _starting_values(flags)
@@ -416,14 +259,14 @@ def _agrees(folder: RunFolder) -> bool:
 def _first_flags(argv: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Import what the user names, and return which algorithm and engine bring their fields."""
     words = [word for word in argv if word not in ("-h", "--help")]
-    flags, _ = parse(_FirstFlags, words, prog=argv[0] if argv else "", more=None)
+    flags, _ = parse(FirstFlags, words, prog=argv[0] if argv else "", more=None)
     given = {"algorithm": flags.algorithm, "engine": flags.engine}
     imports = import_plugins(*flags.import_)
     return {name: value for name, value in given.items() if value}, imports
 
 
 def _starting_point(
-    flags: _TrainFlags, owners: Mapping[str, Any], imports: tuple[str, ...]
+    flags: TrainFlags, owners: Mapping[str, Any], imports: tuple[str, ...]
 ) -> tuple[dict[str, Any], str]:
     """Return the fields that the other flags change, and what to say of them."""
     given = {"model": flags.model, "adapter": flags.adapter, "imports": imports}
@@ -440,7 +283,7 @@ def _starting_point(
     return {**values, **chosen}, line
 
 
-def _starting_values(flags: _TrainFlags | _CompareFlags) -> tuple[dict[str, Any], str]:
+def _starting_values(flags: TrainFlags | CompareFlags) -> tuple[dict[str, Any], str]:
     return starting_values(
         flags.task, preset=flags.preset, model=flags.model, adapter=flags.adapter
     )
@@ -453,7 +296,7 @@ def _say(line: str) -> None:
 
 
 def _evaluate(argv: list[str]) -> int:
-    flags, _ = parse(_EvaluateFlags, argv, prog="evaluate")
+    flags, _ = parse(EvaluateFlags, argv, prog="evaluate")
     import_plugins(*flags.import_)
     check_run(flags.run, flags.split)
     from rich.console import Console
@@ -478,7 +321,7 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
-    flags, _ = parse(_ReportFlags, argv, prog="report")
+    flags, _ = parse(ReportFlags, argv, prog="report")
     if not flags.runs:
         raise ValueError("Expected at least one run folder, got none.")
     if flags.out is not None and flags.out.is_dir():
@@ -495,7 +338,7 @@ def _report(argv: list[str]) -> int:
 
 
 def _average(argv: list[str]) -> int:
-    flags, _ = parse(_AverageFlags, argv, prog="average")
+    flags, _ = parse(AverageFlags, argv, prog="average")
     from agents.publishing.folders import check_new
     from agents.publishing.snapshots import check_alike, find_snapshots
 
@@ -512,7 +355,7 @@ def _average(argv: list[str]) -> int:
 
 
 def _merge(argv: list[str]) -> int:
-    flags, _ = parse(_MergeFlags, argv, prog="merge")
+    flags, _ = parse(MergeFlags, argv, prog="merge")
     with hushed():
         from agents.publishing.merge import merge
 
@@ -521,7 +364,7 @@ def _merge(argv: list[str]) -> int:
 
 
 def _push(argv: list[str]) -> int:
-    flags, _ = parse(_PushFlags, argv, prog="push")
+    flags, _ = parse(PushFlags, argv, prog="push")
     with hushed():
         from agents.publishing.hub import push
 
@@ -533,8 +376,8 @@ def _play(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         _first_flags(argv)
         with names_behind_help(TASKS):
-            parse(_PlayFlags, argv, prog="play")
-    flags, _ = parse(_PlayFlags, argv, prog="play")
+            parse(PlayFlags, argv, prog="play")
+    flags, _ = parse(PlayFlags, argv, prog="play")
     import_plugins(*flags.import_)
     if flags.partner is not None and (run := RunFolder.of_final(flags.partner.resolve().parent)):
         run.read_config()  # imports the plug-ins that the policy was trained with

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
 
+import docstring_parser
+
 from agents.config.fields import is_optional, parts_of, plain_value
 from cory_env.registry import Registry
 
@@ -136,6 +138,15 @@ def changeable(options: type[Options]) -> set[str]:
     """Return the names of the fields of an owner that a resumption may change."""
     kinds = get_type_hints(options, include_extras=True)
     return {name for name in field_names(options) if MAY_CHANGE in parts_of(kinds[name])}
+
+
+def field_docs(options: type[Any]) -> dict[str, str]:
+    """Return what is said of each field of a dataclass beside it, on one line."""
+    docs: dict[str, str] = {}
+    for kind in reversed(options.__mro__[:-1]):
+        for said in docstring_parser.parse_from_object(kind).params:
+            docs[said.arg_name] = " ".join((said.description or "").split())
+    return docs
 
 
 def values_of(options: Options) -> dict[str, Any]:

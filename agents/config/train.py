@@ -153,15 +153,17 @@ def owners(algorithm: str, engine: str) -> list[Any]:
     return kinds
 
 
+def every_owner() -> list[type[Options]]:
+    """Return the dataclasses that fields are of: the run's, all algorithms' and all engines'."""
+    brought = [
+        options_of(registry, entry) for registry in (ALGORITHMS, ENGINES) for entry in registry
+    ]
+    return list(dict.fromkeys([RunConfig, *brought]))
+
+
 def every_field() -> list[str]:
     """Return the fields of the run and of all algorithms and engines that are known."""
-    brought = [
-        name
-        for registry in (ALGORITHMS, ENGINES)
-        for entry in registry
-        for name in field_names(options_of(registry, entry))
-    ]
-    return list(dict.fromkeys([*field_names(RunConfig), *brought]))
+    return list(dict.fromkeys(name for kind in every_owner() for name in field_names(kind)))
 
 
 def fitting(values: Mapping[str, Any]) -> dict[str, Any]:

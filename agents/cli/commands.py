@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -209,3 +209,54 @@ class PlayFlags:
     """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
     knowledge_transfer: bool = True
     """Whether observers read the earlier responses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListFlags:
+    """List what is known by its name, with a line about each: built in, installed, imported."""
+
+    kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KIND")] = ""
+    """`tasks`, `rewards`, `algorithms`, `critic-bodies`, `engines`, `trackers`, `presets` or
+    `variants`; empty for all."""
+    import_: Imports = ()
+    """A file or module with plug-ins of your own; may be repeated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTaskFlags:
+    """Write a package with a task, a reward, tests and entry points, for you to change."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Of the task, and of the new folder."""
+    out: Path = Path(".")
+    """Folder to write it in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvFlags:
+    """Print versions of the code and the libraries, and the machine, for a report of an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionFlags:
+    """Print a script by which a shell completes the command `cory`."""
+
+    shell: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SHELL")]
+    """`bash`, `zsh` or `tcsh`."""
+
+
+COMMANDS: dict[str, type[Any]] = {
+    "train": TrainFlags,
+    "compare": CompareFlags,
+    "evaluate": EvaluateFlags,
+    "report": ReportFlags,
+    "average": AverageFlags,
+    "merge": MergeFlags,
+    "push": PushFlags,
+    "play": PlayFlags,
+    "list": ListFlags,
+    "new-task": NewTaskFlags,
+    "env": EnvFlags,
+    "completion": CompletionFlags,
+}
+"""What each command takes, by its name."""

@@ -153,7 +153,7 @@ def task_first(argv: Sequence[str], own: type[Any]) -> list[str]:
         argv: flags with at most one value each, and words that stand alone.
         own: flags of the command itself; all others are fields.
     """
-    switches = {_flag(name) for kind in (own, *every_owner()) for name in _switches(kind)}
+    switches = {flag_of(name) for kind in (own, *every_owner()) for name in _switches(kind)}
     alone: list[str] = []
     rest: list[str] = []
     takes = False
@@ -212,7 +212,7 @@ def _joined(kinds: Sequence[type[Options]]) -> type[Options]:
 
 def _is_asked(name: str, argv: Sequence[str]) -> bool:
     words = [word.split("=")[0].replace("_", "-") for word in argv]
-    return _flag(name) in words or f"--no-{_flag(name)[2:]}" in words
+    return flag_of(name) in words or f"--no-{flag_of(name)[2:]}" in words
 
 
 @contextlib.contextmanager
@@ -247,7 +247,7 @@ def _check_names(argv: Sequence[str], names: Sequence[str], prog: str) -> None:
     Raises:
         ValueError: if one is not; says which was probably meant.
     """
-    flags = list(dict.fromkeys(map(_flag, names)))
+    flags = list(dict.fromkeys(map(flag_of, names)))
     for word in argv:
         name = word.split("=")[0].replace("_", "-")
         if re.match(r"--[A-Za-z]", name) and "--" + name[2:].removeprefix("no-") not in flags:
@@ -255,7 +255,8 @@ def _check_names(argv: Sequence[str], names: Sequence[str], prog: str) -> None:
             raise ValueError(unknown_name(f"a flag of `{prog}`", flags, name, listed=listed))
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return the flag of a field."""
     return f"--{name.rstrip('_').replace('_', '-')}"
 
 

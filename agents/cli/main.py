@@ -16,12 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.checks import check_before_loading, check_run
+from agents.cli.about import list_names, print_completion, print_environment
 from agents.cli.commands import (
+    COMMANDS,
     AverageFlags,
     CompareFlags,
+    CompletionFlags,
+    EnvFlags,
     EvaluateFlags,
     FirstFlags,
+    ListFlags,
     MergeFlags,
+    NewTaskFlags,
     OwnFlags,
     PlayFlags,
     PushFlags,
@@ -29,6 +35,7 @@ from agents.cli.commands import (
     TrainFlags,
 )
 from agents.cli.flags import names_behind_help, parse, parse_fields, print_help, program, task_first
+from agents.cli.new_task import new_task
 from agents.config.plugins import import_plugins
 from agents.config.presets import preset_values, starting_values
 from agents.config.train import TrainConfig, every_field, fitting
@@ -60,6 +67,10 @@ USAGE = """usage: {program} COMMAND …
   merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
   push RUN ORG/NAME [--public]                           upload the policies of a run to the hub
   play TASK [--seat observer_0] [--partner POLICY]       take a seat yourself, a model has the other
+  list [tasks | algorithms | presets | …]                what is known by its name, a line for each
+  new-task NAME                                          a package for a task of your own
+  env                                                    versions, for a report of an error
+  completion bash | zsh | tcsh                           a script that completes the command `cory`
   --version                                              what `cory_env.__version__` says
 """
 
@@ -106,6 +117,10 @@ def _run(argv: list[str]) -> int:
         "merge": _merge,
         "push": _push,
         "play": _play,
+        "list": _list,
+        "new-task": _new_task,
+        "env": _env,
+        "completion": _completion,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE.format(program=program()))
@@ -400,3 +415,33 @@ def _load_policy(folder: Path | None) -> LLMPolicy:
         from agents.policies.load import load_policy
 
     return load_policy(folder or EMBEDDED_MODEL)
+
+
+def _list(argv: list[str]) -> int:
+    flags, _ = parse(ListFlags, argv, prog="list")
+    import_plugins(*flags.import_)
+    list_names(flags.kind)
+    return 0
+
+
+def _new_task(argv: list[str]) -> int:
+    flags, _ = parse(NewTaskFlags, argv, prog="new-task")
+    folder = new_task(flags.name, flags.out)
+    print(
+        f"{folder} is a package whose tests pass: `python -m pytest {folder}`; then "
+        "change it. Its README.md says how to train on it."
+    )
+    return 0
+
+
+def _env(argv: list[str]) -> int:
+    parse(EnvFlags, argv, prog="env")
+    with hushed():
+        print_environment()
+    return 0
+
+
+def _completion(argv: list[str]) -> int:
+    flags, _ = parse(CompletionFlags, argv, prog="completion")
+    print_completion(flags.shell, COMMANDS)
+    return 0

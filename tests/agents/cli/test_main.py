@@ -275,7 +275,7 @@ def test_every_field_is_documented_and_every_preset_is_valid():
         text=True,
         check=True,
     )
-    assert "[--import FILE]" in result.stdout  # what the field `imports` is filled by
+    assert "--import FILE" in result.stdout  # what the field `imports` is filled by
     for name in TrainConfig().to_json().keys() - {"imports", "format"}:
         assert "--" + name.replace("_", "-") in result.stdout
 

@@ -229,6 +229,7 @@ def build_backbones(
             seed=config.seed,
             targets=config.targets,
             rank_pattern=config.rank_pattern,
+            ramp=config.ramp,
             gradient_checkpointing=config.gradient_checkpointing,
             sharding=sharding,
         )

@@ -77,6 +77,13 @@ class Model(Options):
     lora_rank_pattern: str = ""
     """Other ranks for parts of the model, such as `layers.0=4,mlp=8`; the first that fits a module
     counts."""
+    lora_ramp: str = ""
+    """Ranks of the first and the last layer, such as `4:12`; those between lie on a line."""
+    lora_prune: Annotated[float, AtLeast(0)] = 0.0
+    """Share of each row of the adapters' A that is zeroed on the way, where weight and inputs are
+    smallest; in [0, 1)."""
+    lora_prune_every: Annotated[int, AtLeast(1)] = 40
+    """Optimiser steps of a policy between two of four prunes, by which that share is reached."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
     """Hold the frozen base in int8 or NF4 (needs bitsandbytes)."""
     gradient_checkpointing: bool = False

@@ -87,6 +87,7 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
                 f"Expected ranks of at least 1 in lora_rank_pattern, got "
                 f"{self.lora_rank_pattern!r}: name in --lora-targets what is to be adapted."
             )
+        self._check_pruning()
         if self.adapter == "dora" and self.quantization == "8bit":
             # Next to the magnitudes of DoRA, bitsandbytes 0.50 loses the scales of its int8 layers.
             raise ValueError(
@@ -104,12 +105,30 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
             ("quantization", "none"),
             ("lora_targets", "all-linear"),
             ("lora_rank_pattern", ""),
+            ("lora_ramp", ""),
         ):
             if (value := getattr(self, name)) != off:
                 raise ValueError(
                     f"Expected adapter lora or dora with {name}, got full and {value}: pass "
                     f"--adapter lora, or leave out --{name.replace('_', '-')}."
                 )
+
+    def _check_pruning(self) -> None:
+        if self.ramp and self.lora_rank_pattern:
+            raise ValueError(
+                f"Expected lora_ramp or lora_rank_pattern, got {self.lora_ramp} and "
+                f"{self.lora_rank_pattern}: leave one out."
+            )
+        if self.lora_prune >= 1:
+            raise ValueError(
+                f"Expected lora_prune to leave something, below 1, got {self.lora_prune:g}: try "
+                "--lora-prune 0.5."
+            )
+        if self.lora_prune and self.adapter != "lora":
+            raise ValueError(
+                f"Expected adapter lora with lora_prune, got {self.adapter}: pass --adapter lora, "
+                "or leave out --lora-prune."
+            )
 
     def planned(self, done: int, totals: Mapping[str, object]) -> int:
         """Return how many iterations the run will have, as far as is known after `done`.
@@ -166,6 +185,28 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
                 f"{self.lora_rank_pattern!r}: try --lora-rank-pattern layers.0=4,mlp=8."
             )
         return {name: int(rank) for name, rank in pairs}
+
+    @property
+    def ramp(self) -> tuple[int, int] | None:
+        """`lora_ramp` as two ranks; None without one.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        if not self.lora_ramp:
+            return None
+        found = re.fullmatch(r"\s*([1-9]\d*)\s*:\s*([1-9]\d*)\s*", self.lora_ramp)
+        if not found:
+            raise ValueError(
+                "Expected lora_ramp to be two ranks of at least 1 with a colon between them, got "
+                f"{self.lora_ramp!r}: try --lora-ramp 4:12."
+            )
+        return int(found[1]), int(found[2])
+
+    @property
+    def largest_rank(self) -> int:
+        """The largest rank of any part of an adapter."""
+        return max(self.lora_rank, *self.rank_pattern.values(), *(self.ramp or ()), 1)
 
     @property
     def task_arguments(self) -> dict[str, bool | int | float | str]:

@@ -130,7 +130,7 @@ class VLLMEngine(Engine):
         llm = start_vllm(
             run.model,
             num_policies=len(run.policies),
-            rank=run.config.lora_rank,
+            rank=run.config.largest_rank,
             dtype=run.dtype,
             memory=options.engine_memory,
             max_tokens=run.max_tokens,

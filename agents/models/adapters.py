@@ -159,6 +159,7 @@ def lora_config(
     *,
     targets: Sequence[str] = ("all-linear",),
     rank_pattern: Mapping[str, int] | None = None,
+    ramp: tuple[int, int] | None = None,
     dora: bool = False,
 ) -> LoraConfig:
     """Return the settings of LoRA (Hu et al. 2021, arXiv 2106.09685) or DoRA (arXiv 2402.09353).
@@ -171,12 +172,13 @@ def lora_config(
             fine-tuning if the MLP is adapted, too.
         rank_pattern: rank by part of a module's name, such as `layers.0` or `mlp`; the first that
             fits counts.
+        ramp: ranks of the first and the last layer instead, between which those of the others lie.
         dora: learn magnitudes apart from directions.
 
     Raises:
         ValueError: if a target or a pattern fits no module.
     """
-    rank_pattern = rank_pattern or {}
+    rank_pattern = ramp_pattern(model, *ramp) if ramp else rank_pattern or {}
     names = [f".{name}." for name, _ in model.named_modules()]
     for part in targets:
         if part != "all-linear" and not any(name.endswith(f".{part}.") for name in names):
@@ -193,6 +195,30 @@ def lora_config(
         alpha_pattern={part: 2 * r for part, r in ranks.items()},
         use_dora=dora,
         task_type="CAUSAL_LM",
+    )
+
+
+def ramp_pattern(model: nn.Module, first: int, last: int) -> dict[str, int]:
+    """Return a rank for each layer: r_l = r_0 + (r_f − r_0) l / (L − 1), to the nearest.
+
+    Source: PRILoRA (Benedek & Wolf 2024, arXiv 2401.11316).
+
+    Args:
+        model: a causal language model with L layers in a list.
+        first: rank of the layer that reads the embeddings; >= 1.
+        last: rank of the layer before the head; >= 1.
+
+    Raises:
+        ValueError: if there is no such list.
+    """
+    count = model.config.get_text_config(decoder=True).num_hidden_layers  # type: ignore[union-attr, operator]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            ranks = torch.linspace(first, last, count, dtype=torch.float64).round().int().tolist()
+            return {f"{name.split('.')[-1]}.{i}": rank for i, rank in enumerate(ranks)}
+    raise ValueError(
+        f"Expected a model with a list of {count} layers for lora_ramp, got "
+        f"{type(model).__name__}: pass --lora-rank-pattern instead."
     )
 
 

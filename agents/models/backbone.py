@@ -59,7 +59,8 @@ class Backbone(ABC):
         self.sharding = sharding
         self.takes_wide_mask = False
         """Whether `hidden` takes a mask of its own for each new token; only tested on a GPU."""
-        self._running: str | None = None
+        self.reading: tuple[str | None, Tensor] = None, torch.empty(0)
+        """Who reads in the present forward pass, and (B, n) bool: which tokens are no padding."""
 
     @abstractmethod
     def use_adapter(self, name: str | None) -> Any:
@@ -154,7 +155,7 @@ class Backbone(ABC):
         Returns:
             (B, n, D) in the dtype of the network.
         """
-        self._running = name
+        self.reading = name, mask[:, -ids.shape[1] :]
         with self.use_adapter(name) as model:
             return model.base_model(
                 input_ids=ids,
@@ -203,13 +204,18 @@ class Backbone(ABC):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         # By the time of the backward pass another policy may be the active one.
-        run = partial(self._run_under, self._running, forward)
+        run = partial(self._run_under, self.reading, forward)
         return checkpoint(run, *args, use_reentrant=False, **kwargs)
 
     def _run_under(
-        self, name: str | None, forward: Callable[..., Any], *args: Any, **kwargs: Any
+        self,
+        reading: tuple[str | None, Tensor],
+        forward: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
-        with self.use_adapter(name):
+        self.reading = reading
+        with self.use_adapter(reading[0]):
             return forward(*args, **kwargs)
 
 

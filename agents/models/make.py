@@ -35,6 +35,7 @@ def make_backbone(
     seed: int,
     targets: Sequence[str] = ("all-linear",),
     rank_pattern: Mapping[str, int] | None = None,
+    ramp: tuple[int, int] | None = None,
     gradient_checkpointing: bool = False,
     sharding: Sharding | None = None,
 ) -> Backbone:
@@ -51,9 +52,8 @@ def make_backbone(
         "sharding": sharding,
     }
     if adapter != "full":
-        config = lora_config(
-            base, rank, targets=targets, rank_pattern=rank_pattern, dora=adapter == "dora"
-        )
+        ranks: dict[str, Any] = {"rank_pattern": rank_pattern, "ramp": ramp}
+        config = lora_config(base, rank, targets=targets, dora=adapter == "dora", **ranks)
         if not quantized:
             cast_parameters(base, dtype)
         backbone = LoraBackbone(base, tokenizer, names, config=config, seed=seed, **shared)

@@ -21,7 +21,8 @@ from agents.distributed.world import World
 from agents.ledger import Ledger
 from agents.maths.losses import Totals
 from agents.maths.schedules import schedule_factor, stratified_order
-from agents.policies.weights import check_policy_tensors
+from agents.models.pruning import Pruner
+from agents.policies.weights import check_policy_tensors, part_of
 from agents.records.checkpoint import optimizer_tensors, restore_optimizer
 from agents.training.histograms import Histograms
 from agents.types import LossOutput, Prepared, TokenBatch
@@ -55,6 +56,11 @@ class Learner:
             owner: _adam(self.critic_parameters(owner).values(), self._critic_learning_rate)
             for owner in self.owners
         }
+        self.pruners = {
+            name: Pruner(policy.backbone, name, config.lora_prune, config.lora_prune_every)
+            for name, policy in self.policies.items()
+            if config.lora_prune
+        }
         self.skipped_in_a_row = dict.fromkeys(self.policies, 0)
         self.beginnings: dict[str, Tensor] = {}
         self.begin()
@@ -74,6 +80,8 @@ class Learner:
         for key, parameter in self.policies[policy].parameters().items():
             parameter.copy_(self.beginnings[f"{policy}/{key}"])
         self.optimizers[policy].state.clear()
+        if policy in self.pruners:
+            self.pruners[policy].apply()
 
     @property
     def _critic_learning_rate(self) -> float:
@@ -102,12 +110,14 @@ class Learner:
                 for group in optimizer.param_groups:
                     group["lr"] = factor * rate
 
-    def learning_rates(self, policy: str) -> dict[str, float]:
-        """Return the present rates of a policy and its critic."""
+    def figures(self, policy: str) -> dict[str, float]:
+        """Return the present learning rates of a policy and its critic, and what is pruned."""
         rates = {"learning_rate": self.optimizers[policy].param_groups[0]["lr"]}
         if policy in self.critics:
             critic = self.critic_optimizers[self.critics[policy].owner].param_groups[0]
             rates["critic_learning_rate"] = critic["lr"]
+        if policy in self.pruners:
+            rates["pruned"] = self.pruners[policy].pruned
         return rates
 
     def learn(
@@ -182,10 +192,13 @@ class Learner:
         norm = clip_gradients(parameters, self.config.max_grad_norm, self.world)
         finite = bool(torch.isfinite(metrics.pop("loss")) & torch.isfinite(norm))
         self.skipped_in_a_row[policy] = 0 if finite else self.skipped_in_a_row[policy] + 1
+        moves = finite and policy not in self.config.frozen
         for optimizer in optimizers:
-            if finite and not (optimizer is own and policy in self.config.frozen):
+            if moves if optimizer is own else finite:
                 optimizer.step()
             optimizer.zero_grad()  # gradients of one policy at a time are in memory
+        if policy in self.pruners:
+            self.pruners[policy].settle(self.world, stepped=moves)
         return {
             **{key: torch.nan_to_num(value) for key, value in metrics.items()},
             "gradient_norm": torch.nan_to_num(norm.detach(), posinf=0.0),
@@ -221,6 +234,8 @@ class Learner:
             tensors |= {f"{name}/{key}": parameter for key, parameter in parameters.items()}
             tensors |= optimizer_tensors(_optimizer_of(name), optimizer)
         tensors |= {f"beginning/{key}": weights for key, weights in self.beginnings.items()}
+        for name, pruner in self.pruners.items():
+            tensors |= {f"prune/{name}/{key}": value for key, value in pruner.tensors().items()}
         return tensors, {"skipped_in_a_row": self.skipped_in_a_row}
 
     @torch.no_grad()
@@ -237,6 +252,8 @@ class Learner:
             restore_optimizer(_optimizer_of(name), optimizer, tensors, spread_like)
         for key, weights in self.beginnings.items():
             weights.copy_(spread_like(weights, tensors[f"beginning/{key}"]))
+        for name, pruner in self.pruners.items():
+            pruner.load_tensors(part_of(tensors, f"prune/{name}/"))
         self.skipped_in_a_row = dict(meta["skipped_in_a_row"])
 
     def _trained(self) -> Iterator[tuple[str, dict[str, nn.Parameter], torch.optim.Optimizer]]:

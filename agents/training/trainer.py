@@ -254,7 +254,7 @@ class Trainer:
                 **self._judged(prepared, asks),
                 **self.algorithm.figures(policy),
                 "kl_coef": self.controllers[policy].coef,
-                **self.learner.learning_rates(policy),
+                **self.learner.figures(policy),
             }
             row |= {f"{policy}/{key}": value for key, value in values.items()}
         return row

@@ -34,6 +34,7 @@ CASES = {
     "mappo": {"value_normalization": True, "whitening": "joint", "kl_target": 1.0},
     "lora": {"algorithm": "ippo", "adapter": "lora", "reward_scaling": "normalize"}
     | {"iterations": 3, "average": 0.7},
+    "prune": {"adapter": "lora", "lora_prune": 0.5, "lora_prune_every": 2, "lora_ramp": "2:6"},
     "happo": {"algorithm": "happo", "normalization": "token", "microbatch_size": 3},
     "policy": {"critic_body": "policy", "normalization": "sequence", "value_clip": 0.2},
     "grpo": {"algorithm": "grpo", "group_size": 4, "max_step_kl": 1e-5},

@@ -127,6 +127,10 @@ class ReportFlags:
     """Run folders; those that differ in the seed alone are drawn as one curve."""
     out: Path | None = None
     """File to write; None for report.html in the run folder, or comparison.html here."""
+    serve: bool = False
+    """Show the page in a browser of this machine instead, and renew it while the runs train."""
+    port: int = 8321
+    """Where `--serve` listens, on this machine only; 0 for any that is free."""
 
 
 @dataclass(frozen=True, kw_only=True)

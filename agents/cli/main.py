@@ -61,7 +61,8 @@ USAGE = """usage: {program} COMMAND …
                                                          --import FILE.py for plug-ins of your own
   compare TASK [--variants …] [--seeds 3] [--FIELD …]    variants side by side: one table, one page
   evaluate RUN [--split test] [--k 1 2 4 8]              score a run's policies, alone and as a team
-  report RUN [RUN …] [--out FILE]                        page of a run, or of several side by side
+  report RUN [RUN …] [--out FILE] [--serve]              page of a run, or of several side by side;
+                                                         --serve: live, while they train
   average RUN [RUN …] --out DIR [--weights 1 1]          the mean of policies as one: of a pair,
                                                          of adapters, of a run's checkpoints
   merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
@@ -341,7 +342,13 @@ def _report(argv: list[str]) -> int:
         raise ValueError("Expected at least one run folder, got none.")
     if flags.out is not None and flags.out.is_dir():
         raise ValueError(f"Expected a file for --out, got the folder {flags.out}.")
-    if len(flags.runs) == 1:
+    if flags.serve:
+        if flags.out is not None:
+            raise ValueError(f"Expected --serve or --out, got both: {flags.out} is a page at rest.")
+        from agents.reports.serve import serve
+
+        serve(flags.runs, flags.port)
+    elif len(flags.runs) == 1:
         from agents.reports.run_page import write_report
 
         print(write_report(flags.runs[0], flags.out))

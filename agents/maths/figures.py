@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import comb
 
 _UNSPACED = (
@@ -125,11 +125,13 @@ def smoothing_window(num_rows: int) -> int:
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
     """Average over a centred window, cut off at both ends; NaNs do not count."""
+    known = [value if math.isfinite(value) else 0.0 for value in values]
+    counts = [0, *accumulate(map(math.isfinite, values))]
     means: list[float] = []
     for centre in range(len(values)):
-        share = values[max(0, centre - window // 2) : centre + window // 2 + 1]
-        finite = [value for value in share if math.isfinite(value)]
-        means.append(sum(finite) / len(finite) if finite else math.nan)
+        first, end = max(0, centre - window // 2), min(centre + window // 2 + 1, len(values))
+        count = counts[end] - counts[first]
+        means.append(sum(known[first:end]) / count if count else math.nan)
     return means
 
 

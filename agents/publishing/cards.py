@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from agents.records.rows import (
     write_atomically,
 )
 from agents.records.view import RunFiles, read_run
-from agents.reports.html import cost_facts, evaluation_rows, interval_of, rate_columns
 from agents.reports.svg import curves_png
+from agents.reports.tables import cost_facts, evaluation_rows, interval_of, rate_columns
 
 _COLUMNS = {"reward": "task reward", "kl": "KL, nats", "combined": "reward − η KL"}
 
@@ -369,7 +370,7 @@ def _figures(evaluation: Mapping[str, object]) -> list[str]:
 
 def _table(rows: Sequence[Mapping[str, object]], columns: Sequence[tuple[str, str]]) -> str:
     lines = [
-        f"| | {' | '.join(title for _, title in columns)} |",
+        f"| | {' | '.join(escape(title) for _, title in columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for row in rows:

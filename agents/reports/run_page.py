@@ -1,4 +1,4 @@
-"""`report.html`: a run on one page that needs no network, no server and no script.
+"""`report.html`: a run on one page that needs no network and no server.
 
 Leaves out what a run folder does not hold, so an unfinished run has a report too. Equal folders
 give equal bytes.
@@ -7,43 +7,44 @@ give equal bytes.
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from agents.config.budget import Budget
+from agents.config.options import values_of
+from agents.config.plugins import command_line
+from agents.config.presets import starting_values
+from agents.config.run import RunConfig
+from agents.config.train import TrainConfig
 from agents.maths.figures import finite_mean, finite_sum, smoothing_window, wall_time
 from agents.records.folder import RunFolder
-from agents.records.provenance import Entry
 from agents.records.rows import (
     TEAM,
     HistogramRow,
     MetricRow,
-    SampleRow,
+    by_role,
     is_last_iterate,
-    is_reference,
     number,
     policy_names,
     role_swaps,
     write_atomically,
 )
 from agents.records.view import RunFiles, read_run
-from agents.reports.html import (
+from agents.reports.page import Panel, curve_panel, drawing, file_links, render
+from agents.reports.series import MOST_POINTS, MOST_SWAPS, Stage, metric_curves
+from agents.reports.svg import heat_map_svg, plane_svg
+from agents.reports.tables import (
     EVALUATION_COLUMNS,
-    colour_class,
-    column_scale,
+    Table,
     cost_facts,
-    document,
-    escaped,
     evaluation_rows,
-    interval_cell,
-    interval_of,
-    panel,
+    evaluation_table,
     rate_columns,
-    rounded,
-    value_text,
 )
-from agents.reports.svg import curve_svg, heat_map_svg, plane_svg, role_curve_svg
+from agents.reports.texts import run_queries
 
 _MAIN_CURVES = (
     ("task_reward", "Task reward", "What the policy's own responses earn, before any penalty."),
@@ -80,12 +81,12 @@ _SPREADS = (
 _HEADLINE = (("task_reward", "task reward"), ("kl", "KL, nats"), ("combined_reward", "combined"))
 
 
+_NO_FLAGS = {"task", "out", "imports", "format"}
+"""What a command says otherwise, or leaves out."""
+
+
 _HEADLINE_SHARE = 10
 """The headline shows means over the last tenth of the iterations."""
-
-
-_OPEN_QUERIES = 3
-"""Queries whose texts are unfolded when the page opens."""
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -99,24 +100,41 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         ValueError: The folder holds no run, or a file in it is not what a run writes.
     """
     path = out or RunFolder(run).report_path
-    write_atomically(path, _page(read_run(run)))
+    write_atomically(path, run_page(read_run(run), path.parent))
     return path
 
 
-def _page(run: RunFiles) -> str:
-    names = policy_names(run.rows)
-    sections = [
-        _header(run.folder.name, run.config, run.rows),
-        _headline(run.rows, names),
-        _curves(run.rows, names),
-        _roles(run.rows, names),
-        _spread(run.histograms, run.rows, names),
-        _evaluation(run.evaluation, names),
-        _texts(run.samples, names),
-        _configuration(run.config),
-        _made_by(run.provenance),
-    ]
-    return document(_title(run.folder.name, run.config), sections)
+def run_page(run: RunFiles, base: Path, served: str = "") -> str:
+    """Return the page of a run.
+
+    Args:
+        run: its files.
+        base: the folder that the page is for.
+        served: where a server has the files of the run; empty for a page that is a file.
+    """
+    names, rows = policy_names(run.rows), run.rows
+    stage = Stage.of(rows)
+    sections = _curves(rows, names, stage)
+    spread = _spread(run.histograms, stage, names)
+    return render(
+        "run.html",
+        panels=[panel for section in sections for panel in section.panels],
+        stage=stage,
+        live=bool(served),
+        name=run.folder.name,
+        title=_title(run.folder.name, run.config),
+        **_progress(run.config, rows),
+        headline=_headline(rows, names),
+        sections=sections,
+        spread=spread,
+        evaluation=_evaluation(run.evaluation, names),
+        names=names,
+        queries=run_queries(run.samples, names),
+        config=run.config,
+        command=train_command(run.config),
+        provenance=run.provenance,
+        files=file_links(run.folder, base, served),
+    )
 
 
 def _title(name: str, config: Mapping[str, object]) -> str:
@@ -124,7 +142,7 @@ def _title(name: str, config: Mapping[str, object]) -> str:
     return " · ".join(parts) or name
 
 
-def _header(name: str, config: Mapping[str, object], rows: Sequence[MetricRow]) -> str:
+def _progress(config: Mapping[str, object], rows: Sequence[MetricRow]) -> dict[str, object]:
     done = int(number(rows[-1], "iteration")) + 1 if rows else 0
     planned = _planned(config, rows, done)
     finished = done >= planned
@@ -135,12 +153,7 @@ def _header(name: str, config: Mapping[str, object], rows: Sequence[MetricRow]) 
         rate = finite_mean(number(row, "tokens_per_second") for row in rows)
         facts += [] if math.isnan(rate) else [f"{rate:,.0f} tokens/s"]
         facts += cost_facts(rows)
-    badge = "" if finished else ' <span class="badge">unfinished</span>'
-    return (
-        f'<header>\n<p class="eyebrow">Run {escaped(name)}</p>\n'
-        f"<h1>{escaped(_title(name, config))}{badge}</h1>\n"
-        f"<p>{' · '.join(escaped(fact) for fact in facts)}</p>\n</header>"
-    )
+    return {"facts": facts, "finished": finished}
 
 
 def _planned(config: Mapping[str, object], rows: Sequence[MetricRow], done: int) -> int:
@@ -151,32 +164,43 @@ def _planned(config: Mapping[str, object], rows: Sequence[MetricRow], done: int)
     return planned if isinstance(planned, int) else done
 
 
-def _headline(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """Start and end of a policy: label, end and first value of each figure."""
+
+    name: str
+    figures: Sequence[tuple[str, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Headline:
+    cards: Sequence[_Card]
+    share: str
+    """What the figures are means over."""
+
+
+def _headline(rows: Sequence[MetricRow], names: Sequence[str]) -> _Headline | None:
     if not rows:
-        return '<p class="note">No iteration has finished yet.</p>'
+        return None
     window = _last_window(rows, names)
-    cards = "".join(
-        f'<article class="card {colour_class(index)}">\n<h3>{escaped(name)}</h3>\n<dl>'
-        + "".join(_change(rows, f"{name}/{metric}", label, window) for metric, label in _HEADLINE)
-        + "</dl>\n</article>\n"
-        for index, name in enumerate(names)
-    )
+    cards = [
+        _Card(
+            name,
+            [
+                (
+                    label,
+                    finite_mean(number(row, f"{name}/{metric}") for row in rows[-window:]),
+                    number(rows[0], f"{name}/{metric}"),
+                )
+                for metric, label in _HEADLINE
+            ],
+        )
+        for name in names
+    ]
     share = "last iteration" if window == 1 else f"mean over the last {window} iterations"
     if role_swaps(rows) and _is_balanced(rows[-window:], rows, names):
         share += ", in which every policy had each role equally often"
-    return (
-        f'<section aria-label="Start and end">\n<div class="cards">\n{cards}</div>\n'
-        f'<p class="note">Large: {share}; “from”: the first iteration, sampled by the untrained '
-        "model. All on training queries.</p>\n</section>"
-    )
-
-
-def _change(rows: Sequence[MetricRow], key: str, label: str, window: int) -> str:
-    end = finite_mean(number(row, key) for row in rows[-window:])
-    return (
-        f"<div><dt>{label}</dt><dd><strong>{rounded(end)}</strong></dd>"
-        f'<dd class="from">from {rounded(number(rows[0], key))}</dd></div>'
-    )
+    return _Headline(cards, share)
 
 
 def _last_window(rows: Sequence[MetricRow], names: Sequence[str]) -> int:
@@ -201,108 +225,139 @@ def _is_balanced(
     return True
 
 
-def _curves(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Section:
+    """Figures under a heading."""
+
+    title: str
+    panels: Sequence[Panel]
+    note: str = ""
+    small: bool = True
+    folded: bool = False
+
+
+def _curves(rows: Sequence[MetricRow], names: Sequence[str], stage: Stage) -> list[_Section]:
     if not rows or not names:
-        return ""
-    window = smoothing_window(len(rows))
-    reading = [f"Bold: mean over {window} iterations; faint: each of them."] if window > 1 else []
-    if len(names) > 1:
-        reading.append("Bands: full colour where a policy is the pioneer, pale where it observes.")
-    swaps = role_swaps(rows)
-    if swaps:
-        times = "once" if len(swaps) == 1 else f"{len(swaps)} times"
-        reading.append(f"Dotted lines: roles exchanged, {times}.")
-    plane = panel(
-        "Reward against KL",
-        "Ring: start; dot: now. Up and to the left is better.",
-        plane_svg(rows),
+        return []
+    colours = {name: index for index, name in enumerate(names)}
+    main, collapse, optimiser = (
+        [
+            curve_panel(
+                title,
+                caption,
+                metric_curves(rows, metric, colours),
+                key=metric,
+                stage=stage,
+                small=curves is not _MAIN_CURVES,
+            )
+            for metric, title, caption in curves
+            if _known(rows, names, metric)
+        ]
+        for curves in (_MAIN_CURVES, _COLLAPSE_CURVES, _OPTIMISER_CURVES)
     )
-    main = "".join(_curve_panel(rows, names, *curve) for curve in _MAIN_CURVES) + plane
-    collapse, optimiser = (
-        "".join(_curve_panel(rows, names, *curve, small=True) for curve in curves)
-        for curves in (_COLLAPSE_CURVES, _OPTIMISER_CURVES)
+    plane = Panel(
+        title="Reward against KL",
+        caption="Ring: start; dot: now. Up and to the left is better.",
+        svg=drawing(plane_svg(rows)),
     )
-    parts = [
-        f'<section>\n<h2>Training</h2>\n<p class="note">{" ".join(reading)}</p>',
-        f'<div class="panels">{main}</div>\n</section>',
+    sections = [
+        _Section(title="Training", note=_reading(rows, names), panels=[*main, plane], small=False),
+        _Section(title="Signs of collapse", panels=collapse),
+        _Section(title="Optimisation", panels=optimiser, folded=True),
+        _Section(
+            title="By role",
+            note="One line per seat, taken by one policy after the other.",
+            panels=_roles(rows, names),
+        ),
     ]
-    if collapse:
-        parts.append(
-            '<section>\n<h2>Signs of collapse</h2>\n<div class="panels small">'
-            f"{collapse}</div>\n</section>"
-        )
-    if optimiser:
-        parts.append(
-            "<section>\n<details><summary><h2>Optimisation</h2></summary>\n"
-            f'<div class="panels small">{optimiser}</div></details>\n</section>'
-        )
-    return "\n".join(parts)
+    return [section for section in sections if section.panels]
 
 
-def _roles(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
+def _reading(rows: Sequence[MetricRow], names: Sequence[str]) -> str:
+    """Say how the curves are to be read."""
+    window, swaps = smoothing_window(len(rows)), role_swaps(rows)
+    reading = [f"Bold: mean over {window} iterations; faint: each of them."] if window > 1 else []
+    if len(rows) > MOST_POINTS:
+        reading.append(
+            f"Of {len(rows):,} iterations some {MOST_POINTS:,} are drawn: in every stretch those "
+            "with a policy’s lowest and highest value."
+        )
+    times = "once" if len(swaps) == 1 else f"{len(swaps):,} times"
+    if len(swaps) > MOST_SWAPS:
+        reading.append(f"Roles were exchanged {times}: too often to be drawn.")
+    elif len(names) > 1:
+        reading.append("Bands: full colour where a policy is the pioneer, pale where it observes.")
+    if 0 < len(swaps) <= MOST_SWAPS:
+        reading.append(f"Dotted lines: roles exchanged, {times}.")
+    return " ".join(reading)
+
+
+def _roles(rows: Sequence[MetricRow], names: Sequence[str]) -> list[Panel]:
     """The same curves by role: what a seat earns, whoever sits in it."""
-    if not rows or len(names) < 2:
-        return ""
-    panels = "".join(
-        panel(title, caption, role_curve_svg(rows, metric))
+    if len(names) < 2:
+        return []
+    roles, renamed = by_role(rows)
+    colours = {role: len(names) + index for index, role in enumerate(roles)}
+    labels = [role.removesuffix("_0") for role in roles]
+    return [
+        curve_panel(
+            title,
+            caption,
+            metric_curves(renamed, metric, colours, labels),
+            key=f"role-{metric}",
+            small=True,
+        )
         for metric, title, caption in _MAIN_CURVES
         if _known(rows, names, metric)
-    )
-    return (
-        '<section>\n<h2>By role</h2>\n<p class="note">One line per seat, taken by one policy after '
-        f'the other.</p><div class="panels small">{panels}</div>\n</section>'
-    )
+    ]
 
 
-def _spread(
-    histograms: Sequence[HistogramRow], rows: Sequence[MetricRow], names: Sequence[str]
-) -> str:
+def _spread(histograms: Sequence[HistogramRow], stage: Stage, names: Sequence[str]) -> list[Panel]:
     """A map per policy and quantity of how the values of all tokens are spread."""
-    panels = "".join(
-        panel(f"{title}, {escaped(name)}", caption, heat_map_svg(histograms, rows, name, quantity))
+    return [
+        Panel(
+            title=f"{title}, {name}",
+            caption=caption,
+            svg=drawing(heat_map_svg(histograms, stage, name, colour, quantity)),
+        )
         for quantity, title, caption in _SPREADS
-        for name in names
+        for colour, name in enumerate(names)
         if any(f"{name}/{quantity}" in row["counts"] for row in histograms)
-    )
-    return (
-        '<section>\n<h2>Spread over the tokens</h2>\n<p class="note">Each column is a histogram: '
-        "the darker, the larger the share of the iteration’s tokens. Bins are finer near 0; what "
-        "lies beyond counts in the last one.</p>\n"
-        f'<div class="panels">{panels}</div>\n</section>'
-        if panels
-        else ""
-    )
+    ]
 
 
 def _known(rows: Sequence[MetricRow], names: Sequence[str], metric: str) -> bool:
     return any(math.isfinite(number(row, f"{name}/{metric}")) for row in rows for name in names)
 
 
-def _curve_panel(
-    rows: Sequence[MetricRow],
-    names: Sequence[str],
-    metric: str,
-    title: str,
-    caption: str,
-    *,
-    small: bool = False,
-) -> str:
-    known = _known(rows, names, metric)
-    return panel(title, caption, curve_svg(rows, metric, small=small)) if known else ""
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    note: str
+    figures: Table
+    rates: Table | None
 
 
-def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> str:
+def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> _Evaluation | None:
     if not evaluation:
-        return ""
+        return None
     rows = evaluation_rows(evaluation)
     columns = [(key, title) for key, title in EVALUATION_COLUMNS if any(key in row for row in rows)]
-    tables = _evaluation_table(rows, names, columns)
-    if rates := rate_columns(rows):
-        tables += (
-            '\n<p class="note">Task reward again: of k tries the best (pass@k), what most of them '
-            "answer (majority@k), the most probable response (greedy), and what reading a partner "
-            f"adds.</p>\n{_evaluation_table(rows, names, rates)}"
-        )
+    named = [
+        (row, name, "", names.index(name) if name in names else None)
+        for row, name in ((row, str(row.get("name", ""))) for row in rows)
+    ]
+    rates = rate_columns(rows)
+    rated = [entry for entry in named if any(key in entry[0] for key, _ in rates)]
+    return _Evaluation(
+        f"{evaluation.get('num_queries', '?')} queries of the {evaluation.get('split', '?')} split"
+        f"{_decoding(evaluation, rows)}; beside each mean its 95 % bootstrap interval, drawn to "
+        "one scale per column.",
+        evaluation_table(named, columns),
+        evaluation_table(rated, rates) if rates else None,
+    )
+
+
+def _decoding(evaluation: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> str:
     greedy, samples = evaluation.get("greedy"), evaluation.get("samples")
     decoding = ", answered greedily" if greedy is True else ", sampled" if greedy is False else ""
     if isinstance(samples, int) and samples > 1:
@@ -311,103 +366,31 @@ def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> str:
         decoding += ", team: the mean of the policies, alone"
     if any(is_last_iterate(str(row.get("name"))) for row in rows):
         decoding += ", last: weights after the last iteration, where the policy’s are an average"
-    return (
-        "<section>\n<h2>Evaluation</h2>\n"
-        f'<p class="note">{escaped(evaluation.get("num_queries", "?"))} queries of the '
-        f"{escaped(evaluation.get('split', '?'))} split{decoding}; beside each mean its 95 % "
-        f"bootstrap interval, drawn to one scale per column.</p>\n{tables}\n</section>"
-    )
+    return decoding
 
 
-def _evaluation_table(
-    rows: Sequence[Mapping[str, object]],
-    names: Sequence[str],
-    columns: Sequence[tuple[str, str]],
-) -> str:
-    scales = {key: column_scale(interval_of(row, key) for row in rows) for key, _ in columns}
-    head = "".join(f'<th scope="col">{title}</th>' for _, title in columns)
-    body: list[str] = []
-    for row in rows:
-        name = str(row.get("name", ""))
-        colour = colour_class(names.index(name)) if name in names else ""
-        cells = "".join(interval_cell(interval_of(row, key), scales[key]) for key, _ in columns)
-        body.append(f'<tr class="{colour}"><th scope="row">{escaped(name)}</th>{cells}</tr>\n')
-    return (
-        f'<div class="wide"><table class="evaluation">\n<thead><tr><th></th>{head}</tr></thead>\n'
-        f"<tbody>\n{''.join(body)}</tbody></table></div>"
-    )
+def train_command(config: Mapping[str, object]) -> str:
+    """Return the command line of a run with this configuration; empty if this version has none.
 
-
-def _texts(samples: Sequence[SampleRow], names: Sequence[str]) -> str:
-    if not samples:
+    Flags are what differs from where `train TASK` starts with such a model; its folder is left out.
+    """
+    try:
+        own = TrainConfig.from_json(config)
+    except ValueError:
         return ""
-    queries: dict[str, list[SampleRow]] = {}
-    for row in samples:
-        queries.setdefault(row["query"], []).append(row)
-    blocks = [
-        _query_block(query, rows, names, unfolded=index < _OPEN_QUERIES)
-        for index, (query, rows) in enumerate(queries.items())
-    ]
-    return (
-        '<section>\n<h2>The same queries over time</h2>\n<p class="note">Held-out queries; first '
-        "the reference's response, then each policy's, with its task reward.</p>\n"
-        + "\n".join(blocks)
-        + "\n</section>"
-    )
-
-
-def _query_block(
-    query: str, rows: Sequence[SampleRow], names: Sequence[str], *, unfolded: bool
-) -> str:
-    reference = [row for row in rows if is_reference(row["policy"])]
-    policies = list(dict.fromkeys([*names, *sorted({row["policy"] for row in rows})]))
-    columns: list[str] = []
-    for policy in policies:
-        own = sorted(
-            (row for row in rows if row["policy"] == policy and not is_reference(policy)),
-            key=lambda row: row["iteration"],
-        )
-        if own:
-            colour = colour_class(names.index(policy)) if policy in names else ""
-            columns.append(
-                f'<div class="{colour}"><h4>{escaped(policy)}</h4>\n<ol>\n'
-                + "".join(_sample(row, f"after {row['iteration']}") for row in own)
-                + "</ol></div>"
-            )
-    return (
-        f"<details{' open' if unfolded else ''}>"
-        f'<summary class="query">{escaped(query)}</summary>\n'
-        f'<ol class="reference">{"".join(_sample(row, row["policy"]) for row in reference)}</ol>\n'
-        f'<div class="texts">{"".join(columns)}</div></details>'
-    )
-
-
-def _sample(row: SampleRow, when: str) -> str:
-    role = "" if row["role"] == "alone" else f" · {row['role']}"
-    return (
-        f'<li><span class="when">{escaped(when + role)}</span>'
-        f'<span class="reward">{rounded(number(row, "task_reward"))}</span>'
-        f'<p class="response">{escaped(row["response"].strip())}</p></li>\n'
-    )
-
-
-def _configuration(config: Mapping[str, object]) -> str:
-    if not config:
-        return ""
-    return (
-        "<section>\n<details open><summary><h2>Configuration</h2></summary>\n"
-        f"{_definitions(config)}</details>\n</section>"
-    )
-
-
-def _made_by(entries: Sequence[Entry]) -> str:
-    lists = "".join(_definitions(entry) for entry in entries)
-    return f"<section>\n<h2>Made by</h2>\n{lists}</section>" if lists else ""
-
-
-def _definitions(values: Mapping[str, object]) -> str:
-    entries = "".join(
-        f"<div><dt>{escaped(key)}</dt><dd>{escaped(value_text(value))}</dd></div>\n"
-        for key, value in values.items()
-    )
-    return f'<dl class="configuration">\n{entries}</dl>\n'
+    start, _ = starting_values(own.task, model=own.model, adapter=own.adapter)
+    parts = (RunConfig(), type(own.algorithm_config)(), type(own.engine_config)())
+    begun = {name: value for part in parts for name, value in values_of(part).items()} | start
+    # What the start is chosen by has to be named, even where the start has the same.
+    plain = RunConfig()
+    chosen = {name for name in ("model", "adapter") if getattr(own, name) != getattr(plain, name)}
+    words = ["python", "-m", "agents", "train", own.task, *command_line(own.imports)]
+    for name, value in own.to_json().items():
+        if name in _NO_FLAGS or (value == begun[name] and name not in chosen):
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)

@@ -6,11 +6,11 @@ Runs that differ in nothing but the seed are one configuration, drawn as one cur
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+
+from markupsafe import Markup
 
 from agents.maths.figures import finite_mean
 from agents.records.rows import (
@@ -23,20 +23,18 @@ from agents.records.rows import (
     write_atomically,
 )
 from agents.records.view import RunFiles, read_run
-from agents.reports.html import (
+from agents.reports.page import Link, Panel, address, curve_panel, file_links, render
+from agents.reports.run_page import train_command
+from agents.reports.series import Group, group_curves
+from agents.reports.svg import NUM_COLOURS, NUM_STYLES
+from agents.reports.tables import (
     EVALUATION_COLUMNS,
-    colour_class,
-    column_scale,
-    document,
-    escaped,
+    Table,
     evaluation_rows,
-    interval_cell,
-    interval_of,
-    panel,
-    rounded,
+    evaluation_table,
     value_text,
 )
-from agents.reports.svg import NUM_COLOURS, NUM_STYLES, Band, band_svg
+from agents.reports.texts import Column, Query, text_of
 
 _CURVES = (
     ("task_reward", "Task reward", "What responses earn, before any penalty."),
@@ -69,6 +67,26 @@ class Entry:
     """Number of its line style, for configurations of one colour."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A name of a legend."""
+
+    name: str
+    colour: int
+    style: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What `compare` has found, which stands before the runs."""
+
+    table: Table
+    notes: Sequence[str]
+    variants: Sequence[Item]
+    plane: Markup
+    frontiers: Sequence[str]
+
+
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     """Write the page of several runs and return its path.
 
@@ -79,30 +97,89 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     twice = next((run for run in runs if folders.count(run.resolve()) > 1), None)
     if twice is not None:
         raise ValueError(f"Expected every run once, got {twice} more often.")
-    return write_page(_entries(folders), out)
+    return write_page(run_entries(folders), out)
 
 
-def write_page(entries: Sequence[Entry], out: Path, lead: Sequence[str] = ()) -> Path:
+def write_page(entries: Sequence[Entry], out: Path, findings: Findings | None = None) -> Path:
     """Write the page of some runs and return its path.
 
     Args:
         entries: The runs, those of one configuration with one name and colour.
         out: The file.
-        lead: Sections that come before those about the runs.
+        findings: What comes before the runs.
     """
-    sections = [
-        _header(entries),
-        *lead,
-        _differences(entries, out.resolve().parent),
-        _curves(entries),
-        _figures(entries),
-        _texts(entries),
-    ]
-    write_atomically(out, document(f"{len(entries)} runs", sections))
+    write_atomically(out, runs_page(entries, out.resolve().parent, findings))
     return out
 
 
-def _entries(folders: Sequence[Path]) -> list[Entry]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """A run as the page shows it."""
+
+    label: str
+    colour: int
+    address: str
+    values: Sequence[str]
+    done: int
+    files: Sequence[Link]
+    command: str
+
+
+def runs_page(
+    entries: Sequence[Entry], base: Path, findings: Findings | None = None, served: str = ""
+) -> str:
+    """Return the page of some runs.
+
+    Args:
+        entries: the runs.
+        base: the folder that the page is for.
+        findings: what comes before the runs.
+        served: where a server has the files, each run's in a folder of its number; empty for a page
+            that is a file.
+    """
+    fields = _differing([entry.run for entry in entries])
+    panels, seats = _curves(entries)
+    how, evaluation = _figures(entries)
+    shown = [
+        _shown(entry, fields, base, f"{served}{place}/" if served else "")
+        for place, entry in enumerate(entries)
+    ]
+    return render(
+        "runs.html",
+        panels=[*panels, *seats],
+        live=bool(served),
+        findings=findings,
+        tasks=dict.fromkeys(str(entry.run.config.get("task", "?")) for entry in entries),
+        entries=shown,
+        groups=[
+            Item(name=name, colour=own[0].colour, style=own[0].style % NUM_STYLES)
+            for name, own in _groups(entries).items()
+        ],
+        many=len(entries) >= _MANY_RUNS,
+        fields=fields,
+        training=panels,
+        seats=seats,
+        how=how,
+        evaluation=evaluation,
+        queries=_queries(entries),
+    )
+
+
+def _shown(entry: Entry, fields: Sequence[str], base: Path, served: str) -> _Shown:
+    page, config = entry.run.folder.report_path, entry.run.config
+    has_page = page.is_file() and not served
+    return _Shown(
+        label=entry.label,
+        colour=entry.colour,
+        address=address(page, base) if has_page else "",
+        values=[value_text(config.get(field, "–")) for field in fields],
+        done=len(entry.run.rows),
+        files=file_links(entry.run.folder, base, served),
+        command=train_command(config),
+    )
+
+
+def run_entries(folders: Sequence[Path]) -> list[Entry]:
     """One configuration for all runs that differ in nothing but the seed."""
     runs, labels = [read_run(folder) for folder in folders], _labels(folders)
     configs: list[dict[str, object]] = []
@@ -149,86 +226,29 @@ def _groups(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return groups
 
 
-def _header(entries: Sequence[Entry]) -> str:
-    tasks = dict.fromkeys(str(entry.run.config.get("task", "?")) for entry in entries)
-    num_groups = len(_groups(entries))
-    configurations = "one configuration" if num_groups == 1 else f"{num_groups} configurations"
-    return (
-        f'<header>\n<p class="eyebrow">Comparison</p>\n<h1>{escaped(", ".join(tasks))}</h1>\n'
-        f"<p>{len(entries)} runs of {configurations}</p>\n</header>"
-    )
+def _curves(entries: Sequence[Entry]) -> tuple[list[Panel], list[Panel]]:
+    """The figures of the means over the policies, and those by role, if there is more than one."""
+    groups = list(_groups(entries).values())
+    panels = [
+        _panel(title, caption, [_group(own, metric) for own in groups], f"all-{metric}")
+        for metric, title, caption in _CURVES
+    ]
+    seats = [
+        _panel(
+            f"Task reward of {role.removesuffix('_0')}",
+            "Whoever has the role.",
+            [_group(own, "task_reward", role) for own in groups],
+            f"seat-{place}",
+        )
+        for place, role in enumerate(_roles(entries))
+    ]
+    return [p for p in panels if p is not None], [p for p in seats if p is not None]
 
 
-def _section(title: str, note: str, body: str, *, folded: bool = False) -> str:
-    """A section, or one whose body is unfolded by a click."""
-    text = f'<p class="note">{note}</p>\n{body}'
-    if folded:
-        text = f"<details><summary><h2>{title}</h2></summary>\n{text}</details>"
-    else:
-        text = f"<h2>{title}</h2>\n{text}"
-    return f"<section>\n{text}\n</section>"
-
-
-def _link(entry: Entry, base: Path) -> str:
-    """The label of a run, which leads to its own page where it has one."""
-    page = entry.run.folder.report_path
-    if not page.is_file():
-        return escaped(entry.label)
-    address = quote(Path(os.path.relpath(page.resolve(), base)).as_posix())
-    return f'<a href="{address}">{escaped(entry.label)}</a>'
-
-
-def _differences(entries: Sequence[Entry], base: Path) -> str:
-    fields = _differing([entry.run for entry in entries])
-    head = "".join(f'<th scope="col">{escaped(field)}</th>' for field in fields)
-    body = "".join(
-        f'<tr class="{colour_class(entry.colour)}"><th scope="row">{_link(entry, base)}</th>'
-        + "".join(f"<td>{escaped(value_text(entry.run.config.get(f, '–')))}</td>" for f in fields)
-        + f"<td>{len(entry.run.rows)}</td></tr>\n"
-        for entry in entries
-    )
-    return _section(
-        "What differs",
-        "Fields of the configuration that are not the same in all runs. A name leads to the page "
-        "of its run.",
-        f'<div class="wide"><table><thead><tr><th></th>{head}<th scope="col">done</th></tr></thead>'
-        f"\n<tbody>\n{body}</tbody></table></div>",
-        folded=len(entries) >= _MANY_RUNS,
-    )
-
-
-def legend(entries: Sequence[Entry]) -> str:
-    """Return the names of the configurations in the colours and styles of their lines."""
-    items = "".join(
-        f'<li class="{colour_class(own[0].colour)} style-{own[0].style % NUM_STYLES}">'
-        f"{escaped(group)}</li>"
-        for group, own in _groups(entries).items()
-    )
-    return f'<ul class="legend">{items}</ul>\n'
-
-
-def _curves(entries: Sequence[Entry]) -> str:
-    groups = _groups(entries).values()
-    panels, by_seat = "", ""
-    for metric, title, caption in _CURVES:
-        bands = [_band(own, metric) for own in groups]
-        if any(band.lines for band in bands):
-            panels += panel(title, caption, band_svg(bands, f"all-{metric}-"))
-    for role in _roles(entries):
-        bands = [_band(own, "task_reward", role) for own in groups]
-        title = f"Task reward of {escaped(role.removesuffix('_0'))}"
-        if any(band.lines for band in bands):
-            svg = band_svg(bands, f"{len(by_seat)}-role-")
-            by_seat += panel(title, "Whoever has the role.", svg)
-    if not panels:
-        return ""
-    seats = f'<div class="panels small seats">{by_seat}</div>' if by_seat else ""
-    return _section(
-        "Training",
-        "A line is the mean over a configuration’s seeds of the mean over the policies, smoothed "
-        "as in the page of a run; its band reaches from the lowest to the highest seed.",
-        f'{legend(entries)}<div class="panels">{panels}</div>\n{seats}',
-    )
+def _panel(title: str, caption: str, groups: Sequence[Group], key: str) -> Panel | None:
+    if not any(group.runs for group in groups):
+        return None
+    return curve_panel(title, caption, group_curves(groups), key=key)
 
 
 def _roles(entries: Sequence[Entry]) -> list[str]:
@@ -237,7 +257,7 @@ def _roles(entries: Sequence[Entry]) -> list[str]:
     return list(roles) if len(roles) > 1 else []
 
 
-def _band(own: Sequence[Entry], metric: str, role: str | None = None) -> Band:
+def _group(own: Sequence[Entry], metric: str, role: str | None = None) -> Group:
     """One line per seed of a configuration: a metric averaged over policies, or of one role."""
     lines: list[dict[int, float]] = []
     for run in (entry.run for entry in own):
@@ -250,34 +270,23 @@ def _band(own: Sequence[Entry], metric: str, role: str | None = None) -> Band:
         }
         if any(math.isfinite(value) for value in line.values()):
             lines.append(line)
-    return Band(own[0].colour, lines, own[0].style)
+    return Group(name=own[0].group, colour=own[0].colour, runs=lines, style=own[0].style)
 
 
-def _figures(entries: Sequence[Entry]) -> str:
+def _figures(entries: Sequence[Entry]) -> tuple[str, Table | None]:
+    """How the runs were scored, and the figures; None if none was."""
     known = [entry for entry in entries if entry.run.evaluation]
-    rows = [(entry, row) for entry in known for row in evaluation_rows(entry.run.evaluation)]
+    rows = [
+        (row, entry.label, str(row.get("name", "")), entry.colour)
+        for entry in known
+        for row in evaluation_rows(entry.run.evaluation)
+    ]
     if not rows:
-        return ""
-    keys = [key for key, _ in EVALUATION_COLUMNS]
-    scales = {key: column_scale(interval_of(row, key) for _, row in rows) for key in keys}
-    head = "".join(f'<th scope="col">{title}</th>' for _, title in EVALUATION_COLUMNS)
-    body = "".join(
-        f'<tr class="{colour_class(entry.colour)}"><th scope="row">{escaped(entry.label)}<br>'
-        f'<span class="when">{escaped(row.get("name", ""))}</span></th>'
-        + "".join(interval_cell(interval_of(row, key), scales[key]) for key in keys)
-        + "</tr>\n"
-        for entry, row in rows
-    )
+        return "", None
     hows = dict.fromkeys(_how(entry.run.evaluation) for entry in known)
     unlike = " The runs were not scored alike." if len(hows) > 1 else ""
-    return _section(
-        "Evaluation of every run",
-        f"{escaped('; '.join(hows))}.{unlike} Beside each mean its 95 % bootstrap interval over "
-        "queries.",
-        f'<div class="wide"><table class="evaluation">\n<thead><tr><th></th>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>",
-        folded=len(entries) >= _MANY_RUNS,
-    )
+    note = f"{'; '.join(hows)}.{unlike} Beside each mean its 95 % bootstrap interval over queries."
+    return note, evaluation_table(rows, EVALUATION_COLUMNS)
 
 
 def _how(evaluation: Mapping[str, object]) -> str:
@@ -285,45 +294,26 @@ def _how(evaluation: Mapping[str, object]) -> str:
     return f"{evaluation.get('num_queries')} queries of {evaluation.get('split')}, {decoding}"
 
 
-def _texts(entries: Sequence[Entry]) -> str:
+def _queries(entries: Sequence[Entry]) -> list[Query]:
     queries = dict.fromkeys(row["query"] for entry in entries for row in entry.run.samples)
-    few = len(entries) < _MANY_RUNS
-    blocks = "".join(
-        _query_block(query, entries, unfolded=few or not place)
-        for place, query in enumerate(queries)
-    )
-    note = "The last texts of every run, each policy alone, below one of a reference."
-    return _section("The same queries", note, blocks) if queries else ""
+    return [_query(query, entries) for query in queries]
 
 
-def _query_block(query: str, entries: Sequence[Entry], *, unfolded: bool) -> str:
-    reference, columns = "", ""
+def _query(query: str, entries: Sequence[Entry]) -> Query:
+    columns: list[Column] = []
+    reference: SampleRow | None = None
     for entry in entries:
         rows = [row for row in entry.run.samples if row["query"] == query]
         latest: dict[str, SampleRow] = {}
         for row in sorted(rows, key=lambda row: row["iteration"]):
             latest[row["policy"]] = row
-        if not reference and REFERENCE in latest:
-            reference = _sample(latest[REFERENCE], REFERENCE)
-        items = "".join(
-            _sample(row, f"{policy}, after {row['iteration']}")
+        reference = reference or latest.get(REFERENCE)
+        texts = [
+            text_of(row, f"{policy}, after {row['iteration']}", latest.get(REFERENCE))
             for policy, row in sorted(latest.items())
             if not is_reference(policy)
-        )
-        if items:
-            columns += (
-                f'<div class="{colour_class(entry.colour)}"><h4>{escaped(entry.label)}</h4>\n'
-                f"<ol>\n{items}</ol></div>"
-            )
-    return (
-        f'<details{" open" * unfolded}><summary class="query">{escaped(query)}</summary>\n'
-        f'<ol class="reference">{reference}</ol>\n<div class="texts">{columns}</div></details>\n'
-    )
-
-
-def _sample(row: Mapping[str, object], title: str) -> str:
-    return (
-        f'<li><span class="when">{escaped(title)}</span>'
-        f'<span class="reward">{rounded(number(row, "task_reward"))}</span>'
-        f'<p class="response">{escaped(str(row["response"]).strip())}</p></li>\n'
-    )
+        ]
+        if texts:
+            columns.append(Column(name=entry.label, colour=entry.colour, texts=texts))
+    first = [text_of(reference, REFERENCE, None)] if reference else []
+    return Query(text=query, reference=first, columns=columns)

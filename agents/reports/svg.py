@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
@@ -25,7 +25,8 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from agents.maths.figures import moving_mean, smoothing_window
-from agents.records.rows import HistogramRow, MetricRow, by_role, number, policy_names, role_swaps
+from agents.records.rows import HistogramRow, MetricRow, number, policy_names
+from agents.reports.series import MOST_POINTS, Curves, Line, Stage, thin
 
 NUM_COLOURS = 6
 """Policies beyond this many begin the palette anew."""
@@ -84,121 +85,56 @@ _SPREAD_TICKS = (-1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 8)
 _ROUND_STEPS = (1, 2, 2.5, 5, 10)
 
 
-def curve_svg(rows: Sequence[MetricRow], metric: str, *, small: bool = False) -> str:
-    """Draw one metric of every policy over the iterations.
+def curve_svg(curves: Curves, stage: Stage | None, prefix: str, *, small: bool = False) -> str:
+    """Draw lines over iterations, and who had which role.
 
-    A faint line for each iteration's value and a bold one for its moving mean; dotted lines where
-    the policies exchange roles; below, a band per policy: full where it is the pioneer, pale where
-    it observes.
+    A faint line for each iteration's value and a bold one for its moving mean, or a bold line in
+    the range of several runs; dotted lines where the policies exchange roles; below, a band per
+    policy: full where it is the pioneer, pale where it observes.
 
     Args:
-        rows: At least one metrics row.
-        metric: The part of the key after the policy, e.g. `task_reward`.
+        curves: at least one line.
+        stage: the roles; None for lines that are no policies.
+        prefix: what ids begin with.
         small: Draw for three panels in a row rather than two.
     """
-    names = policy_names(rows)
-    num_bands = len(names) if len(names) > 1 else 0
+    roles = stage.roles if stage is not None and len(stage.roles) > 1 else {}
     size = (_SMALL_WIDTH, _SMALL_HEIGHT) if small else (_WIDTH, _HEIGHT)
-    figure, axes = _figure(*size, _BAND_HEIGHT * (num_bands + 1) if num_bands else 0.0)
+    figure, axes = _figure(*size, _BAND_HEIGHT * (len(roles) + 1) if roles else 0.0)
     axes.grid(visible=False, axis="x")
-    swaps = role_swaps(rows)
+    swaps = stage.swaps if stage is not None else ()
     for swap in swaps:
         line = axes.axvline(swap - 0.5, color=_MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
         line.set_alpha(min(1.0, _MANY_SWAPS / len(swaps)))
         line.set_gid(f"swap-{swap}")
-    ends = _lines(axes, rows, {name: _policy_colour(i) for i, name in enumerate(names)}, metric)
-    _limit_iterations(axes, rows)
+    ends = [end for line in curves.lines for end in _line(axes, curves.iterations, line)]
+    _limit_iterations(axes, curves.iterations)
     _mark_zero(axes)
     _label_ends(figure, axes, ends)
     bottom = axes
-    if num_bands:
+    if roles:
         axes.tick_params(labelbottom=False)
-        bottom = _role_bands(figure, axes, rows, names)
+        bottom = _role_bands(figure, axes, roles)
     _label_iterations(bottom)
-    return _svg(figure, f"{metric}-")
-
-
-def role_curve_svg(rows: Sequence[MetricRow], metric: str) -> str:
-    """Draw one metric of every role over the iterations, whichever policy has it."""
-    roles, renamed = by_role(rows)
-    first = len(policy_names(rows))
-    figure, axes = _figure(_SMALL_WIDTH, _SMALL_HEIGHT, 0.0)
-    axes.grid(visible=False, axis="x")
-    colours = {role: _policy_colour(first + index) for index, role in enumerate(roles)}
-    ends = _lines(axes, renamed, colours, metric)
-    _limit_iterations(axes, rows)
-    _mark_zero(axes)
-    labels = [(value, role.removesuffix("_0"), colour) for value, role, colour in ends]
-    _label_ends(figure, axes, labels)
-    _label_iterations(axes)
-    return _svg(figure, f"role-{metric}-")
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """The runs of one configuration, to be drawn as a mean with the range around it."""
-
-    colour: int
-    """Number of the colour."""
-    lines: Sequence[Mapping[int, float]]
-    """Per run, value by iteration."""
-    style: int = 0
-    """Number of the line style."""
-
-
-def band_svg(bands: Sequence[Band], prefix: str) -> str:
-    """Draw the mean of each configuration's runs, and from the lowest to the highest run.
-
-    Args:
-        bands: At least one with a line; colours name them, there are no labels.
-        prefix: What ids begin with.
-    """
-    figure, axes = _figure(_WIDTH, _HEIGHT, 0.0)
-    axes.grid(visible=False, axis="x")
-    drawn = [iteration for band in bands for line in band.lines for iteration in line]
-    for band in bands:
-        iterations = sorted(set().union(*band.lines))
-        window = smoothing_window(len(iterations))
-        smoothed = np.array(
-            [
-                moving_mean([line.get(i, math.nan) for i in iterations], window)
-                for line in band.lines
-            ]
-        )
-        if not smoothed.size:
-            continue
-        known = np.isfinite(smoothed).any(axis=0)
-        steps, smoothed = np.array(iterations)[known], smoothed[:, known]
-        colour, marker = _policy_colour(band.colour), "o" if len(steps) < 3 else None
-        if len(band.lines) > 1:
-            low, high = np.nanmin(smoothed, axis=0), np.nanmax(smoothed, axis=0)
-            axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-        mean = np.nanmean(smoothed, axis=0)
-        (line,) = axes.plot(steps, mean, color=colour, linewidth=1.9, marker=marker, markersize=4)
-        line.set_linestyle(_STYLES[band.style % NUM_STYLES])
-    _limit_iterations(axes, [{"iteration": min(drawn)}, {"iteration": max(drawn)}])
-    _mark_zero(axes)
-    _label_iterations(axes)
     return _svg(figure, prefix)
 
 
 def heat_map_svg(
-    histograms: Sequence[HistogramRow], rows: Sequence[MetricRow], policy: str, quantity: str
+    histograms: Sequence[HistogramRow], stage: Stage, policy: str, colour: int, quantity: str
 ) -> str:
     """Draw the histograms of one policy as columns of cells, the fuller the darker.
 
     Args:
         histograms: Rows of `histograms.jsonl`.
-        rows: The metrics, for the band that says when the policy is the pioneer.
+        stage: For the band that says when the policy is the pioneer.
         policy: Whose.
+        colour: Number of its colour.
         quantity: `log_ratio` or `kl`.
     """
-    names = policy_names(rows)
     columns = _columns(histograms, f"{policy}/{quantity}")
     edges = histograms[-1]["edges"][quantity]
     figure, axes = _figure(_SMALL_WIDTH, _SMALL_HEIGHT, _BAND_HEIGHT * 2)
     axes.grid(visible=False)
-    colour = _policy_colour(names.index(policy))
     for level in range(1, _LEVELS + 1):
         cells = [
             Path([(x0, y), (x1, y), (x1, y + 1), (x0, y + 1), (x0, y)], closed=True)
@@ -209,7 +145,7 @@ def heat_map_svg(
         if cells:
             patch = PathPatch(
                 Path.make_compound_path(*cells),
-                facecolor=colour,
+                facecolor=_policy_colour(colour),
                 alpha=level / _LEVELS,
                 linewidth=0,
                 snap=True,
@@ -219,10 +155,12 @@ def heat_map_svg(
     ticks = [tick for tick in _SPREAD_TICKS if edges[0] <= tick <= edges[-1]]
     heights = [float(np.interp(tick, edges, range(len(edges)))) for tick in ticks]
     axes.set_yticks(heights, [f"{tick:g}".replace("-", "−") for tick in ticks])
-    _limit_iterations(axes, [{"iteration": row["iteration"]} for row in histograms])
-    axes.tick_params(labelbottom=False)
-    band = _role_bands(figure, axes, rows, [policy], first_colour=names.index(policy))
-    _label_iterations(band)
+    _limit_iterations(axes, [row["iteration"] for row in histograms])
+    bottom = axes
+    if stage.roles:
+        axes.tick_params(labelbottom=False)
+        bottom = _role_bands(figure, axes, {policy: stage.roles[policy]}, first_colour=colour)
+    _label_iterations(bottom)
     return _svg(figure, f"{policy}-{quantity}-")
 
 
@@ -240,25 +178,30 @@ def _columns(
     return columns
 
 
-def _lines(
-    axes: Axes, rows: Sequence[MetricRow], colours: Mapping[str, str], metric: str
-) -> list[tuple[float, str, str]]:
-    """Draw a faint and a smoothed line per name; return where they end, with name and colour."""
-    iterations = [number(row, "iteration") for row in rows]
-    ends: list[tuple[float, str, str]] = []
-    for name, colour in colours.items():
-        values = [number(row, f"{name}/{metric}") for row in rows]
-        smoothed = moving_mean(values, smoothing_window(len(rows)))
-        marker = "o" if len(rows) < 3 else None
-        axes.plot(iterations, values, color=colour, linewidth=0.9, alpha=0.35)
-        axes.plot(iterations, smoothed, color=colour, linewidth=1.9, marker=marker, markersize=4)
-        if math.isfinite(smoothed[-1]):
-            ends.append((smoothed[-1], name, colour))
-    return ends
+def _line(axes: Axes, iterations: Sequence[int], line: Line) -> Iterator[tuple[float, str, str]]:
+    """Draw a line; yield where it ends, its name and colour, if it is one of few."""
+    colour = _policy_colour(line.colour)
+    known = [i for i, value in enumerate(line.bold) if math.isfinite(value)]
+    if not known:
+        return
+    x = np.array(iterations, dtype=np.float64)
+    if len(line.low):
+        some = np.array(known)
+        low, high = np.array(line.low)[some], np.array(line.high)[some]
+        axes.fill_between(x[some], low, high, color=colour, alpha=0.18, linewidth=0)
+    if len(line.faint):
+        axes.plot(x, line.faint, color=colour, linewidth=0.9, alpha=0.35)
+    marker = "o" if len(known) < 3 else None
+    # A configuration's runs may have no figure for an iteration that others have.
+    bold = (x[known], np.array(line.bold)[known]) if not len(line.faint) else (x, line.bold)
+    (drawn,) = axes.plot(*bold, color=colour, linewidth=1.9, marker=marker, markersize=4)
+    drawn.set_linestyle(_STYLES[line.style % NUM_STYLES])
+    if len(line.faint) and math.isfinite(line.bold[-1]):
+        yield line.bold[-1], line.name, colour
 
 
-def _limit_iterations(axes: Axes, rows: Sequence[MetricRow]) -> None:
-    first, last = number(rows[0], "iteration"), number(rows[-1], "iteration")
+def _limit_iterations(axes: Axes, iterations: Sequence[int]) -> None:
+    first, last = iterations[0], iterations[-1]
     axes.set_xlim(first - 0.5, max(last, first + 1) + 0.5)
     axes.margins(y=0.06)
 
@@ -279,7 +222,8 @@ def plane_svg(rows: Sequence[MetricRow]) -> str:
     for index, name in enumerate(policy_names(rows)):
         kl = moving_mean([number(row, f"{name}/kl") for row in rows], window)
         reward = moving_mean([number(row, f"{name}/task_reward") for row in rows], window)
-        points = [(x, y) for x, y in zip(kl, reward, strict=True) if math.isfinite(x + y)]
+        kept = thin([kl, reward], len(rows), MOST_POINTS)
+        points = [(kl[i], reward[i]) for i in kept if math.isfinite(kl[i] + reward[i])]
         if not points:
             continue
         colour = _policy_colour(index)
@@ -401,49 +345,28 @@ def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, str, str
 def _role_bands(
     figure: Figure,
     axes: Axes,
-    rows: Sequence[MetricRow],
-    names: Sequence[str],
+    roles: Mapping[str, Sequence[tuple[int, int, float]]],
     first_colour: int = 0,
 ) -> Axes:
     """One thin band per policy under the curves."""
     box = axes.get_position()
-    height = _BAND_HEIGHT * len(names) / figure.get_figheight()
+    height = _BAND_HEIGHT * len(roles) / figure.get_figheight()
     gap = _BAND_HEIGHT / figure.get_figheight()
     bands = figure.add_axes((box.x0, box.y0 - gap - height, box.width, height))
-    for index, name in enumerate(names):
-        for first, last, role in _stretches(rows, f"{name}/role"):
+    for index, stretches in enumerate(roles.values()):
+        for first, last, opacity in stretches:
             bands.broken_barh(
                 [(first - 0.5, last - first + 1)],
                 (-index - 0.42, 0.84),
                 color=_policy_colour(first_colour + index),
-                alpha=_role_opacity(role),
+                alpha=opacity,
                 linewidth=0,
             )
     bands.set_xlim(axes.get_xlim())
-    bands.set_ylim(-len(names) + 0.5, 0.5)
+    bands.set_ylim(-len(roles) + 0.5, 0.5)
     bands.set_yticks([])
     _dress(bands)
     return bands
-
-
-def _stretches(rows: Sequence[MetricRow], key: str) -> list[tuple[float, float, str]]:
-    """Runs of iterations with one role: (first iteration, last iteration, role)."""
-    stretches: list[tuple[float, float, str]] = []
-    for row in rows:
-        iteration, role = number(row, "iteration"), str(row.get(key) or "")
-        if stretches and stretches[-1][2] == role:
-            stretches[-1] = (stretches[-1][0], iteration, role)
-        else:
-            stretches.append((iteration, iteration, role))
-    return stretches
-
-
-def _role_opacity(role: str) -> float:
-    """Full for the pioneer; the later an observer speaks, the paler."""
-    if not role.startswith("observer"):
-        return 1.0
-    seat = role.rpartition("_")[2]
-    return 0.3 / (1 + int(seat)) if seat.isdecimal() else 0.3
 
 
 def _policy_colour(index: int) -> str:

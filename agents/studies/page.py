@@ -15,9 +15,10 @@ from agents.records.objects import write_json
 from agents.records.provenance import version_name, versions
 from agents.records.rows import MetricRow, number, policy_names
 from agents.records.view import read_run
-from agents.reports.html import cell, colour_class, column_scale, escaped, interval_cell, panel
-from agents.reports.runs_page import Entry, write_page
+from agents.reports.page import drawing
+from agents.reports.runs_page import Entry, Findings, Item, write_page
 from agents.reports.svg import Cloud, clouds_svg
+from agents.reports.tables import Cell, Row, Table, column_scale
 from agents.studies import marl_eval as marl
 from agents.studies.outcomes import FIGURES, Outcome, cost_lines, frontier_lines, run_mean, summary
 from agents.studies.plan import Job
@@ -43,8 +44,19 @@ def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Pat
     )
     _curves_png(jobs, folder / "curves.png")
     _plane_png(outcomes, folder / "plane.png")
-    lead = [_table(outcomes, [*cost_lines(outcomes), *version_lines(jobs)]), _plane(outcomes)]
-    return write_page(_entries(jobs), folder / "compare.html", lead)
+    variants = list(dict.fromkeys(outcome["variant"] for outcome in outcomes))
+    clouds = [
+        _cloud(place, [outcome for outcome in outcomes if outcome["variant"] == variant])
+        for place, variant in enumerate(variants)
+    ]
+    findings = Findings(
+        table=_table(outcomes),
+        notes=[*cost_lines(outcomes), *version_lines(jobs)],
+        variants=[Item(name=name, colour=place) for place, name in enumerate(variants)],
+        plane=drawing(clouds_svg(clouds)),
+        frontiers=frontier_lines(outcomes),
+    )
+    return write_page(_entries(jobs), folder / "compare.html", findings)
 
 
 def _entry(outcome: Outcome) -> marl.Entry:
@@ -73,61 +85,25 @@ def _entries(jobs: Sequence[Job]) -> list[Entry]:
     ]
 
 
-def _table(outcomes: Sequence[Outcome], notes: Sequence[str]) -> str:
+def _table(outcomes: Sequence[Outcome]) -> Table:
     rows = summary(outcomes)
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     scales = {key: column_scale(row[key] for row in rows) for key in _FIGURES}
     gaps = column_scale(row["gap"] for row in rows if row["gap"])
-    body = ""
+    table_rows: list[Row] = []
     for row in rows:
-        colour = colour_class(variants.index(row["variant"]))
-        when = f'<br><span class="when">{escaped(row["setting"])}</span>' if row["setting"] else ""
-        cells = [
-            *(interval_cell(row[key], scales[key], title) for key, title in _FIGURES.items()),
-            cell("–") if row["gap"] is None else interval_cell(row["gap"], gaps, "Gap"),
-            cell(f"{row['distinct_2'][0]:.2f}", "Distinct-2"),
-            cell(f"{row['collapsed']} of {row['policies']}", "Collapsed"),
-            cell(str(row["runs"]), "Runs"),
+        figures = [Cell.interval(row[key], scales[key], title) for key, title in _FIGURES.items()]
+        gap = Cell.interval(row["gap"], gaps, "Gap") if row["gap"] else Cell(text="–")
+        counts = [
+            Cell(text=f"{row['distinct_2'][0]:.2f}", heading="Distinct-2"),
+            Cell(text=f"{row['collapsed']} of {row['policies']}", heading="Collapsed"),
+            Cell(text=str(row["runs"]), heading="Runs"),
         ]
-        name = f'<th scope="row">{escaped(row["variant"])}{when}</th>'
-        body += f'<tr class="{colour}">{name}{"".join(cells)}</tr>\n'
-    heads = (*_FIGURES.values(), "Gap", "Distinct-2", "Collapsed", "Runs")
-    head = "".join(f'<th scope="col">{title}</th>' for title in heads)
-    return (
-        '<section>\n<h2>Variants</h2>\n<p class="note">Policies alone on held-out queries: means '
-        "over seeds with 95 % t intervals; the gap is of the combined reward to the first variant, "
-        "seed by seed.</p>\n"
-        '<div class="wide"><table class="evaluation cardlike">\n'
-        f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
-        f'<ul class="plain">\n{_items(notes)}</ul>\n</section>'
-    )
-
-
-def _plane(outcomes: Sequence[Outcome]) -> str:
-    variants = list(dict.fromkeys(outcome["variant"] for outcome in outcomes))
-    names = "".join(
-        f'<li class="{colour_class(place)}">{escaped(variant)}</li>'
-        for place, variant in enumerate(variants)
-    )
-    clouds = [
-        _cloud(place, [outcome for outcome in outcomes if outcome["variant"] == variant])
-        for place, variant in enumerate(variants)
-    ]
-    figure = panel(
-        "Task reward against KL",
-        "Small dots: runs; large dots and line: means of settings. Up and to the left is better.",
-        clouds_svg(clouds),
-    )
-    areas = ""
-    if lines := frontier_lines(outcomes):
-        areas = (
-            '<figure class="panel"><figcaption><h3>Reward at equal KL</h3>\n'
-            f'<ul class="plain">\n{_items(lines)}</ul></figcaption></figure>\n'
-        )
-    return (
-        "<section>\n<h2>Reward and KL</h2>\n"
-        f'<ul class="legend">{names}</ul>\n<div class="panels">{figure}{areas}</div>\n</section>'
-    )
+        colour = variants.index(row["variant"])
+        cells = [*figures, gap, *counts]
+        table_rows.append(Row(name=row["variant"], note=row["setting"], colour=colour, cells=cells))
+    headings = [*_FIGURES.values(), "Gap", "Distinct-2", "Collapsed", "Runs"]
+    return Table(headings=headings, rows=table_rows)
 
 
 def _cloud(colour: int, own: Sequence[Outcome]) -> Cloud:
@@ -165,10 +141,6 @@ def version_lines(jobs: Sequence[Job]) -> list[str]:
         name = version_name(some[0].folder.read_provenance())
         lines.append(f"{name}: {named}{more}")
     return lines
-
-
-def _items(lines: Sequence[str]) -> str:
-    return "".join(f"<li>{escaped(line)}</li>\n" for line in lines)
 
 
 def _figure(width: float, height: float) -> Figure:

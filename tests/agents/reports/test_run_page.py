@@ -11,6 +11,7 @@ import pytest
 from agents.maths.figures import moving_mean, smoothing_window
 from agents.records.rows import MetricRow, SampleRow, append_rows
 from agents.reports.run_page import write_report
+from agents.reports.series import Stage, metric_curves
 from agents.reports.svg import curve_svg
 
 HOSTILE = "<script>alert('x')</script> & <img src=x onerror=alert(1)> \x00\x1b[31m $\\frac{"
@@ -44,11 +45,14 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if not self._open or self._open[-1] != "style":
+        if not self._open or self._open[-1] not in ("style", "script"):
             self.text += data
 
     def ids(self) -> list[str]:
         return [value for _, attributes in self.elements if (value := attributes.get("id"))]
+
+    def count_tags(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
 
     def count(self, tag: str, css_class: str) -> int:
         return sum(
@@ -128,12 +132,13 @@ def test_rates_have_a_table_of_their_own(tmp_path: Path) -> None:
 
 def test_the_page_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
     page = Page(write_report(full_run(tmp_path)))
-    assert not re.search(r"https?:|//[a-z]|@import|<link|<script", page.source)
+    ours = re.sub(r"<script>.*?</script>", "", page.source, flags=re.DOTALL)
+    assert not re.search(r"https?:|//[a-z]|@import|<link", ours)
     assert re.findall(r"url\((?!#)", page.source) == []
     for tag, attributes in page.elements:
         assert "src" not in attributes, tag
         for reference in ("href", "xlink:href"):
-            assert (attributes.get(reference) or "#").startswith("#")
+            assert re.match(r"#|[a-z]+\.jsonl?$", attributes.get(reference) or "#")
         assert not any(name.startswith("on") for name in attributes)
 
 
@@ -174,7 +179,7 @@ def test_an_interval_table_shows_means_with_their_bounds(tmp_path: Path) -> None
 
 def test_texts_come_in_order_with_the_reference_first(tmp_path: Path) -> None:
     text = Page(write_report(full_run(tmp_path))).text.partition("The same queries over time")[2]
-    block = text[text.index("This film") : text.index("The acting")]
+    block = text[text.rindex("This film") : text.rindex("The acting")]  # behind the tools
     wanted = ("reference at 0", "llm_0 at 10", "llm_0 at 20", "llm_1 at 10", "llm_1 at 20")
     positions = [block.index(words) for words in wanted]
     assert positions == sorted(positions)
@@ -191,8 +196,8 @@ def test_what_a_model_wrote_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     evaluation = {"split": HOSTILE, "num_queries": HOSTILE, "rows": [{"name": HOSTILE}]}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     page = Page(write_report(run))
-    assert not {tag for tag, _ in page.elements} & {"script", "img"}
-    assert "<script" not in page.source
+    assert page.count_tags("script") == 3
+    assert page.count_tags("img") == 0
     assert page.text.count("<script>alert('x')</script>") > len(rows)
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", page.source)
 
@@ -202,7 +207,7 @@ def test_roles_in_the_metrics_cannot_break_a_figure(tmp_path: Path) -> None:
     for row in rows:
         row["llm_0/role"] = HOSTILE
     page = Page(write_report(run_folder(tmp_path, rows)))
-    assert "<script" not in page.source
+    assert page.count_tags("script") == 3
 
 
 def test_swaps_are_marked_in_every_curve_at_the_iterations_where_roles_change(
@@ -217,7 +222,8 @@ def test_swaps_are_marked_in_every_curve_at_the_iterations_where_roles_change(
 
 def test_a_swap_line_stands_between_the_iterations_it_parts() -> None:
     rows = metrics_rows(20)
-    svg = curve_svg(rows, "kl")
+    curves = metric_curves(rows, "kl", {"llm_0": 0, "llm_1": 1})
+    svg = curve_svg(curves, Stage.of(rows), "kl-")
     swaps = re.findall(r'id="kl-swap-(\d+)">\s*<path d="M ([\d.]+)', svg)
     (first, first_x), *_, (last, last_x) = [(int(it), float(x)) for it, x in swaps]
     # The first curve drawn is llm_0's, one point per iteration, from the first to the last.

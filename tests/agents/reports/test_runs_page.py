@@ -36,7 +36,8 @@ def test_only_fields_that_differ_are_in_the_table_and_seeds_share_a_curve(tmp_pa
     for same in ("algorithm", "iterations", "out", str(tmp_path)):
         assert same not in differences.partition("alone.")[2]
     assert "3 runs of 2 configurations" in page.text
-    assert page.count("li", "policy-0") == page.count("li", "policy-1") == 1
+    legend = [a["class"] for tag, a in page.elements if tag == "li" and "style-0" in str(a)]
+    assert legend == ["policy-0 style-0", "policy-1 style-0"]
     # The range between two seeds is drawn as an area, a single run has none.
     assert len(re.findall(r"FillBetween\w*_\d+\"", page.source)) == page.source.count("<figure")
 
@@ -46,7 +47,8 @@ def test_figures_and_texts_of_all_runs_are_side_by_side_and_nothing_is_loaded(tm
     assert page.text.count("team: llm_1 after llm_0") == 3
     assert page.text.count("llm_1 at 20") == 2 * 3
     assert "llm_0 at 10" not in page.text
-    assert not re.search(r"https?:|//[a-z]|@import|<link|<script", page.source)
+    ours = re.sub(r"<script>.*?</script>", "", page.source, flags=re.DOTALL)
+    assert not re.search(r"https?:|//[a-z]|@import|<link", ours)
     ids = page.ids()
     assert len(ids) == len(set(ids))
 
@@ -85,10 +87,12 @@ def test_compare_writes_the_page_of_its_runs_with_a_table_before_it(findings, tm
     assert places == sorted(places)
     assert "The same queries" in page.text
     assert "3 runs of 2 configurations" in page.text
-    assert [attributes["href"] for tag, attributes in page.elements if tag == "a"] == [
+    links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
+    assert [link for link in links if link.endswith(".html")] == [
         *("runs/a/base/1/report.html", "runs/a/base/2/report.html", "runs/b%3Ci/base/1/report.html")
     ]
-    assert not {tag for tag, _ in page.elements} & {"img", "i", "script"}
+    assert links.count("runs/b%3Ci/base/1/metrics.jsonl") == 1
+    assert not {tag for tag, _ in page.elements} & {"img", "i"}
     assert json.loads((tmp_path / "results.json").read_text())[2]["variant"] == "b<i>"
 
 
@@ -127,7 +131,8 @@ def test_what_runs_hold_is_never_obeyed(tmp_path):
     sample = {"iteration": 1, "policy": HOSTILE, "role": HOSTILE, "query": HOSTILE}
     append_rows(runs[0] / "samples.jsonl", [{**sample, "response": HOSTILE, "task_reward": None}])
     page = Page(write_comparison(runs, tmp_path / "page.html"))
-    assert not {tag for tag, _ in page.elements} & {"script", "img"}
+    assert page.count_tags("script") == 3
+    assert page.count_tags("img") == 0
 
 
 def test_runs_of_one_name_are_told_apart_and_unfinished_ones_have_a_place(tmp_path):

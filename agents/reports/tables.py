@@ -1,23 +1,17 @@
-"""HTML that all pages about runs share: the frame, panels, cells and intervals.
+"""Tables of figures: rows of an evaluation, means with their intervals, what a run has cost.
 
-A page is one file of HTML without scripts that needs no network. All text is escaped: what a model
-wrote is shown, never obeyed. Curves are in `svg.py`, and run folders are read in `agents.records`.
+Texts here are as they are; the templates escape them.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import cast
 
-from agents.records.rows import costs, number, printable
-from agents.reports.svg import NUM_COLOURS
-
-_STYLESHEET = Path(__file__).with_name("report.css")
-
+from agents.records.rows import costs, number
 
 EVALUATION_COLUMNS = (
     ("reward", "Task reward"),
@@ -29,19 +23,6 @@ EVALUATION_COLUMNS = (
 
 
 RATE_COLUMNS = (("greedy", "Greedy"), ("gap", "With partner − alone"))
-
-
-def document(title: str, sections: Iterable[str]) -> str:
-    """Return a whole page; empty sections are left out."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escaped(title)}</title>\n"
-        f"<style>\n{_STYLESHEET.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
 
 
 def evaluation_rows(evaluation: Mapping[str, object]) -> list[dict[str, object]]:
@@ -62,7 +43,7 @@ def evaluation_rows(evaluation: Mapping[str, object]) -> list[dict[str, object]]
 def rate_columns(rows: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
     """Return key and title of the columns that only some evaluations have."""
     keys = dict.fromkeys(key for row in rows for key in row if key.partition("@")[1])
-    columns = [(key, escaped(key)) for key in keys]
+    columns = [(key, key) for key in keys]
     return columns + [(key, title) for key, title in RATE_COLUMNS if any(key in r for r in rows)]
 
 
@@ -73,14 +54,6 @@ def _rates(row: Mapping[str, object]) -> dict[str, object]:
         if isinstance(sizes, dict):
             rates |= {f"{name}@{k}": interval for k, interval in sizes.items()}
     return rates
-
-
-def panel(title: str, caption: str, svg: str) -> str:
-    """Return a figure with its title and caption."""
-    return (
-        f'<figure class="panel"><figcaption><h3>{title}</h3><p>{caption}</p></figcaption>\n'
-        f"{svg}</figure>\n"
-    )
 
 
 def interval_of(row: Mapping[str, object], key: str) -> tuple[float, float, float]:
@@ -97,35 +70,79 @@ def column_scale(triples: Iterable[tuple[float, float, float]]) -> tuple[float, 
     return (min(finite), max(finite)) if finite else (0.0, 1.0)
 
 
-def cell(text: str, heading: str = "") -> str:
-    """Return a table cell; one with a heading is shown below it on a narrow screen."""
-    return f'<td data-label="{heading}">{text}</td>' if heading else f"<td>{text}</td>"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A cell of a table; one with a heading is shown below it on a narrow screen."""
+
+    text: str
+    bounds: str = ""
+    """Both ends of its interval."""
+    at: tuple[float, float, float] | None = None
+    """Where mean, low and high lie on the scale of the column, in per cent."""
+    heading: str = ""
+
+    @classmethod
+    def interval(
+        cls, triple: tuple[float, float, float], scale: tuple[float, float], heading: str = ""
+    ) -> Cell:
+        """Return a mean and its interval, to be drawn to the scale of its column."""
+        mean, low, high = triple
+        if math.isnan(mean) or math.isnan(low) or math.isnan(high):
+            return cls(text=rounded(mean), heading=heading)
+        span = (scale[1] - scale[0]) or 1.0
+        at = tuple(round(4 + 92 * (value - scale[0]) / span, 1) for value in triple)
+        return cls(
+            text=rounded(mean),
+            bounds=f"{rounded(low)} to {rounded(high)}",
+            at=cast("tuple[float, float, float]", at),
+            heading=heading,
+        )
 
 
-def interval_cell(
-    triple: tuple[float, float, float], scale: tuple[float, float], heading: str = ""
-) -> str:
-    """Return a table cell with a mean and its interval, drawn to the scale of its column."""
-    mean, low, high = triple
-    if math.isnan(mean):
-        return cell("–", heading)
-    if math.isnan(low) or math.isnan(high):
-        return cell(f"<strong>{rounded(mean)}</strong>", heading)
-    span = (scale[1] - scale[0]) or 1.0
-    at = [4 + 92 * (value - scale[0]) / span for value in (mean, low, high)]
-    return cell(
-        f'<strong>{rounded(mean)}</strong> <span class="interval">{rounded(low)} to '
-        f'{rounded(high)}</span><svg class="whisker" viewBox="0 0 100 8" aria-hidden="true">'
-        f'<line x1="4" x2="96" y1="4" y2="4" class="rail"/>'
-        f'<line x1="{at[1]:.1f}" x2="{at[2]:.1f}" y1="4" y2="4" class="range"/>'
-        f'<circle cx="{at[0]:.1f}" cy="4" r="3"/></svg>',
-        heading,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row of a table."""
+
+    name: str
+    cells: Sequence[Cell]
+    note: str = ""
+    """What stands below the name."""
+    colour: int | None = None
+    """Number of its colour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of figures under their headings."""
+
+    headings: Sequence[str]
+    rows: Sequence[Row]
+
+
+def evaluation_table(
+    rows: Iterable[tuple[Mapping[str, object], str, str, int | None]],
+    columns: Sequence[tuple[str, str]],
+) -> Table:
+    """Return rows of evaluations, each column with a scale of its own.
+
+    Args:
+        rows: the row, its name, what stands below that, and the number of its colour.
+        columns: key and title.
+    """
+    known = list(rows)
+    scales = {key: column_scale(interval_of(row, key) for row, *_ in known) for key, _ in columns}
+    return Table(
+        headings=[title for _, title in columns],
+        rows=[
+            Row(
+                name=name,
+                note=note,
+                colour=colour,
+                cells=[Cell.interval(interval_of(row, key), scales[key]) for key, _ in columns],
+            )
+            for row, name, note, colour in known
+        ],
     )
-
-
-def escaped(value: object) -> str:
-    """Return a value as text that a page shows and never obeys."""
-    return html.escape(printable(str(value)), quote=True)
 
 
 def value_text(value: object) -> str:
@@ -153,8 +170,3 @@ def rounded(value: float) -> str:
     if 0 < abs(value) < 0.1:
         digits = f"{value:.2g}"
     return digits.replace("-", "−")
-
-
-def colour_class(index: int) -> str:
-    """Return the CSS class of the n-th policy or run."""
-    return f"policy-{index % NUM_COLOURS}"

@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from agents.config.algorithm import CriticConfig
+from agents.config.algorithm import AlgorithmConfig, CriticConfig
 from agents.config.train import TrainConfig
 from agents.distributed.sharding import Sharding, asked_sharding
 from agents.distributed.world import World
@@ -126,6 +126,25 @@ class Parts:
             ),
             games=games,
         )
+
+    def resolved(self, world: World) -> dict[str, object]:
+        """Return what the fields of the configuration came to that leave it to others.
+
+        Args:
+            world: the processes that share the run.
+        """
+        config, device = self.config, pick_device(self.config.device)
+        brought, more = config.algorithm_config, dict[str, object]()
+        if isinstance(brought, AlgorithmConfig):
+            more["clip_high"] = brought.clip if brought.clip_high is None else brought.clip_high
+        return {
+            "device": str(device),
+            "dtype": str(pick_dtype(config.dtype, device)).removeprefix("torch."),
+            "reward": config.reward or self.games.rules.task.reward,
+            "max_new_tokens": self.games.rules.max_new_tokens,
+            "microbatch_size": config.microbatch_size or config.minibatch_size // world.size,
+            **more,
+        }
 
     def check_prompts(self, held_out: int) -> None:
         """Check that what is asked, in training and of the first held-out queries, can be read.

@@ -9,8 +9,10 @@ point in the group.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from agents.yaml_files import read_yaml
 from cory_env.registry import Registry
 
 ALGORITHMS: Registry[Any] = Registry(
@@ -70,23 +72,33 @@ TRACKERS: Registry[Any] = Registry(
     base="agents.watching.tracker:Tracker",
 )
 
+
+class PresetFile:
+    """A preset that ships as a file: a user may copy it, change it, and pass it as `--config`."""
+
+    def __init__(self, name: str):
+        self.path = Path(__file__).parent / "presets" / f"{name}.yaml"
+        """Begins with comments, the first of which is the line that lists show."""
+        self.__doc__ = self.path.read_text(encoding="utf-8").partition("\n")[0].strip("# ")
+
+    def __call__(self) -> dict[str, Any]:
+        """Return its fields."""
+        return {name: entry.value for name, entry in read_yaml(self.path).items()}
+
+
 PRESETS: Registry[Callable[[], dict[str, Any]]] = Registry(
     "preset",
     "cory_env.presets",
     {
-        "imdb": "agents.config.presets:imdb",
-        "imdb-individual": "agents.config.presets:imdb_individual",
-        "imdb-handover": "agents.config.presets:imdb_handover",
-        "arithmetic": "agents.config.presets:arithmetic",
-        "smollm2": "agents.config.presets:smollm2",
-        "gsm8k": "agents.config.presets:gsm8k",
-        "toy": "agents.config.presets:toy",
-        "paper-imdb": "agents.config.presets:paper_imdb",
-        "paper-gsm8k": "agents.config.presets:paper_gsm8k",
+        name: PresetFile(name)
+        for name in (
+            *("imdb", "imdb-individual", "imdb-handover", "arithmetic", "smollm2", "gsm8k", "toy"),
+            *("paper-imdb", "paper-gsm8k"),
+        )
     },
 )
-"""Functions that return the fields of a starting point. One that bears a task's name is what
-`train TASK` starts from with the embedded model; one that bears a model's name, with that model."""
+"""What returns the fields of a starting point. One that bears a task's name is what `train TASK`
+starts from with the embedded model; one that bears a model's name, with that model."""
 
 VARIANTS: Registry[Callable[[], Mapping[str, Any]]] = Registry(
     "variant",

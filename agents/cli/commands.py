@@ -31,6 +31,10 @@ class OwnFlags:
 
     preset: Annotated[str, named(PRESETS)] = ""
     """Starting point for the fields; empty for the one that bears the task's name."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """YAML with fields, or the config.json of a run: it beats the preset, and flags beat it."""
+    print_config: bool = False
+    """Only print all fields as they would hold, as YAML that --config reads."""
     import_: Imports = ()
     """A file or module with plug-ins of your own; may be repeated."""
     resume: bool = False
@@ -47,8 +51,8 @@ class OwnFlags:
 class TrainFlags(OwnFlags):
     """What `train` takes besides the fields of the configuration, some of which it reads itself."""
 
-    task: Annotated[str, tyro.conf.Positional]
-    """Registered task."""
+    task: Annotated[str, tyro.conf.Positional] = ""
+    """Registered task; empty for that of the file."""
     out: str = ""
     """Run folder; empty for runs/TASK."""
     model: str = ""
@@ -68,6 +72,8 @@ class CompareFlags:
     """Registered task."""
     preset: Annotated[str, named(PRESETS)] = ""
     """Starting point for the fields; empty for the one that bears the task's name."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """YAML with fields, or the config.json of a run: it beats the preset, and flags beat it."""
     import_: Imports = ()
     """A file or module with plug-ins of your own; may be repeated."""
     variants: Annotated[tuple[str, ...], named(VARIANTS)] = ("ppo", "cory-mappo", "cory-ippo")

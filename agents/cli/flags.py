@@ -147,7 +147,7 @@ def print_help(own: type[Any], start: Mapping[str, Any], *, prog: str) -> None:
 
 
 def task_first(argv: Sequence[str], own: type[Any]) -> list[str]:
-    """Return the words of a command with those that belong to no flag in front.
+    """Return the words of a command with those that belong to no flag in front; `""` for none.
 
     Args:
         argv: flags with at most one value each, and words that stand alone.
@@ -162,7 +162,7 @@ def task_first(argv: Sequence[str], own: type[Any]) -> list[str]:
         (rest if is_flag or takes else alone).append(word)
         bare = re.sub("^--no-", "--", word.replace("_", "-"))
         takes = is_flag and bare.startswith("--") and "=" not in bare and bare not in switches
-    return [*alone, *rest]
+    return [*(alone or [""]), *rest]
 
 
 def _switches(kind: type[Any]) -> list[str]:

@@ -36,8 +36,10 @@ from agents.cli.commands import (
 )
 from agents.cli.flags import names_behind_help, parse, parse_fields, print_help, program, task_first
 from agents.cli.new_task import new_task
+from agents.config.files import config_text, laid_over, read_fields
 from agents.config.plugins import import_plugins
-from agents.config.presets import preset_values, starting_values
+from agents.config.presets import preset_values
+from agents.config.run import RunConfig
 from agents.config.train import TrainConfig, every_field, fitting
 from agents.distributed.agreement import agreed, of_first
 from agents.errors import DivergenceError, EngineError, ProcessError
@@ -154,6 +156,10 @@ def _train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         _help_of_train(argv)
     flags, config = agreed("the command", lambda: _wanted(argv))
+    if flags.print_config:
+        if _speaks():
+            print(config_text(config), end="")
+        return 0
     if flags.overwrite and not of_first("the run to replace", lambda: _may_replace(flags, config)):
         print("Nothing was changed.")
         return 1
@@ -176,15 +182,12 @@ def _help_of_train(argv: list[str]) -> None:
     """Print the flags, with the defaults of a task and preset that are named, and exit."""
     owners, imports = _first_flags(argv)
     words = [word for word in argv if word not in ("-h", "--help")]
-    start: dict[str, Any] = {}
-    if words := task_first(words, OwnFlags):
-        is_named = not words[0].startswith("-")
-        if is_named:
-            TASKS.check(words[0], "your own comes with --import FILE.")
-        flags, _ = parse(
-            TrainFlags, words if is_named else ["imdb", *words], prog="train", more=None
-        )
-        start, _ = _starting_point(replace(flags, resume=False), owners, imports)
+    words = task_first(words, OwnFlags)
+    if words[0]:
+        TASKS.check(words[0], "your own comes with --import FILE.")
+    flags, _ = parse(TrainFlags, words, prog="train", more=None)
+    task = flags.task or ("" if flags.config else TrainConfig.task)
+    start, _ = _starting_point(replace(flags, task=task, resume=False), owners, imports)
     brought = (ALGORITHMS, CRITIC_BODIES, ENGINES, TRACKERS)
     with names_behind_help(TASKS, REWARDS, PRESETS, *brought, more=EXAMPLES):
         print_help(OwnFlags, start, prog="train TASK")
@@ -198,6 +201,8 @@ def _wanted(argv: list[str]) -> tuple[TrainFlags, TrainConfig]:
     start, chosen = _starting_point(flags, owners, imports)
     asked = parse_fields(rest, start, prog="train")
     config = TrainConfig(**{**fitting(start), **asked})
+    if flags.print_config:
+        return flags, config
     check_before_loading(config)
     _say(chosen)
     if flags.push_to_hub:
@@ -223,8 +228,10 @@ def _compare(argv: list[str]) -> int:
     flags, rest = parse(CompareFlags, argv, prog="compare", more=every_field())
     from agents.studies.plan import Grid, algorithms_of, check_effect, plan
 
-    values, chosen = _starting_values(flags)
-    values |= {**owners, "imports": imports}
+    given = {name: getattr(flags, name) for name in ("task", "model", "adapter")}
+    given = {name: value for name, value in {**given, "imports": imports}.items() if value}
+    entries = read_fields(flags.config) if flags.config else {}
+    values, chosen = laid_over(entries, {**given, **owners}, flags.preset)
     algorithms = algorithms_of(flags.variants, values)
     asked = parse_fields(rest, values, prog="compare", algorithms=algorithms)
     grid = Grid(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Grid)})
@@ -285,24 +292,23 @@ def _starting_point(
     flags: TrainFlags, owners: Mapping[str, Any], imports: tuple[str, ...]
 ) -> tuple[dict[str, Any], str]:
     """Return the fields that the other flags change, and what to say of them."""
-    given = {"model": flags.model, "adapter": flags.adapter, "imports": imports}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
-    chosen |= {"task": flags.task, "out": flags.out, **owners}
-    if flags.resume:
-        # Held to what the run has, as its flags would be.
-        values = preset_values(flags.preset) if flags.preset else {}
-        folder = RunFolder(Path(flags.out or f"runs/{flags.task}"))
-        found = of_first("the run to resume", lambda: folder.read_config().to_json())
-        stored = folder.configuration(found).changed()
-        return {**stored, **values, **chosen}, ""
-    values, line = _starting_values(flags)
-    return {**values, **chosen}, line
-
-
-def _starting_values(flags: TrainFlags | CompareFlags) -> tuple[dict[str, Any], str]:
-    return starting_values(
-        flags.task, preset=flags.preset, model=flags.model, adapter=flags.adapter
+    entries = read_fields(flags.config) if flags.config else {}
+    if not flags.task and "task" not in entries:
+        raise ValueError("Expected `train TASK`, got too few words: see `train --help`.")
+    given = {name: getattr(flags, name) for name in ("task", "out", "model", "adapter")}
+    chosen = {name: value for name, value in {**given, "imports": imports}.items() if value}
+    values, line = laid_over(entries, {**chosen, **owners}, flags.preset)
+    if not flags.resume:
+        return values, line
+    # Held to what the run has, as its flags would be.
+    folder = RunFolder(
+        RunConfig(**{n: values[n] for n in ("task", "out") if n in values}).run_folder
     )
+    found = of_first("the run to resume", lambda: folder.read_config().to_json())
+    stored = folder.configuration(found).changed()
+    said = preset_values(flags.preset) if flags.preset else {}
+    said |= {name: entry.value for name, entry in entries.items()}
+    return {**stored, **said, **chosen, **owners}, ""
 
 
 def _say(line: str) -> None:

@@ -15,6 +15,9 @@ from agents.registries import ALGORITHMS, ENGINES
 FORMAT = 2
 """What is written now."""
 
+RESOLVED = "resolved"
+"""What a config.json calls the values that fields left open came to; for readers only."""
+
 
 _LEFT_TO_OTHERS: dict[str, Any] = {
     **dict.fromkeys(("kl", "ratio", "normalization", "whitening"), "auto"),
@@ -42,7 +45,7 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if this version can no longer do what it says.
     """
-    values = dict(values)
+    values = {name: value for name, value in values.items() if name != RESOLVED}
     found = values.pop("format", 1)
     if found not in (1, FORMAT):
         raise ValueError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.config.archives import RESOLVED
 from agents.config.fields import plain_value
 from agents.config.plugins import import_remembered
 from agents.config.train import TrainConfig
@@ -229,9 +230,10 @@ class RunFolder:
         """Read the configuration as it stands in the file, whichever version wrote it."""
         return read_object(self.config_path) if self.config_path.is_file() else {}
 
-    def write_config(self, config: TrainConfig) -> None:
-        """Write the configuration."""
-        write_json(self.config_path, config.to_json())
+    def write_config(self, config: TrainConfig, resolved: Mapping[str, Any] | None = None) -> None:
+        """Write the configuration, and what fields came to that leave it to others, if known."""
+        more = {RESOLVED: dict(resolved)} if resolved else {}
+        write_json(self.config_path, {**config.to_json(), **more})
 
     def read_metrics(self) -> list[MetricRow]:
         """Read the metrics of all iterations; they may be more than the checkpoints hold."""

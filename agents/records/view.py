@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.config.archives import RESOLVED
 from agents.config.train import TrainConfig
 from agents.records.folder import RunFolder
 from agents.records.provenance import Entry
@@ -19,7 +20,8 @@ class RunFiles:
 
     folder: RunFolder
     config: dict[str, object]
-    """As this version writes it; as it stands in the file, of a run that is no longer read."""
+    """As this version writes it, with what it left to others as it came out; as it stands in the
+    file, of a run that is no longer read."""
     rows: list[MetricRow]
     samples: list[SampleRow]
     histograms: list[HistogramRow]
@@ -62,6 +64,7 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
     Pages show them beside those of other runs. What only a plug-in knows, which is not imported
     for a page, stands as it is in the file.
     """
+    resolved = values.get(RESOLVED)
     with suppress(ValueError):
-        return TrainConfig.from_json(values).to_json()
-    return values
+        values = TrainConfig.from_json(values).to_json()
+    return {**values, **(resolved if isinstance(resolved, dict) else {})}

@@ -179,7 +179,7 @@ def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
 
 
 def _write_start(trainer: Trainer, folder: RunFolder, config: TrainConfig, done: int) -> None:
-    folder.write_config(config)
+    folder.write_config(config, trainer.parts.resolved(trainer.world))
     made_by = facts(pick_device(config.device).type)
     if isinstance(trainer.parts.reward, ClassifierReward):
         made_by["reward"] = trainer.parts.reward.description

@@ -92,6 +92,7 @@ def test_a_task_may_stand_anywhere_among_the_flags():
         moved.insert(place, "toy")
         assert task_first(moved, OwnFlags) == words, moved
     assert task_first(["a", "--resume", "b"], OwnFlags) == ["a", "b", "--resume"]
+    assert task_first(["--config", "a"], OwnFlags) == ["", "--config", "a"]
 
 
 def test_list_names_all_kinds_with_a_line_each(capsys):

@@ -43,6 +43,9 @@ class OwnFlags:
     """Begin anew in the folder of a run, which is deleted once the new one has begun."""
     yes: bool = False
     """Do not ask before that."""
+    threads: str = "auto"
+    """How many threads a process computes with; `auto` for OMP_NUM_THREADS, or else one for every
+    core that is free."""
     push_to_hub: str = ""
     """ORG/NAME: at the end upload the policies, as `push` does, to private repositories."""
 
@@ -92,7 +95,7 @@ class CompareFlags:
     """What all variants spend alike: `episodes` of a policy, `responses` of a run, as many as the
     fields say; or a limit, such as `responses=6144`, `tokens=1e6` or `seconds=300`."""
     jobs: int = 0
-    """Runs at a time; 0 for as many as there are cores."""
+    """Runs at a time, of one thread each; 0 for as many as there are cores."""
     dry_run: bool = False
     """Only list the runs."""
     out: str = ""
@@ -123,6 +126,8 @@ class EvaluateFlags:
     """Episodes in memory at a time; the figures do not depend on it."""
     device: str = ""
     """Where to compute: `auto`, `cpu`, `cuda`, …; empty for the run's own."""
+    threads: str = "auto"
+    """See `train --help`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ from agents.cli.commands import (
 )
 from agents.cli.flags import names_behind_help, parse, parse_fields, print_help, program, task_first
 from agents.cli.new_task import new_task
+from agents.cli.threads import cores, use_threads
 from agents.config.files import config_text, laid_over, read_fields
 from agents.config.plugins import import_plugins
 from agents.config.presets import preset_values
@@ -163,6 +164,7 @@ def _train(argv: list[str]) -> int:
     if flags.overwrite and not of_first("the run to replace", lambda: _may_replace(flags, config)):
         print("Nothing was changed.")
         return 1
+    _say(use_threads(flags.threads))
     with hushed():
         from agents.models.kernels import keep_freed_memory
         from agents.training.loop import train
@@ -254,7 +256,7 @@ def _compare(argv: list[str]) -> int:
     return compare(
         jobs,
         out,
-        at_a_time=flags.jobs or os.cpu_count() or 1,
+        at_a_time=flags.jobs or cores(),
         dry_run=flags.dry_run,
         console=Console(),
     )
@@ -321,6 +323,7 @@ def _evaluate(argv: list[str]) -> int:
     flags, _ = parse(EvaluateFlags, argv, prog="evaluate")
     import_plugins(*flags.import_)
     check_run(flags.run, flags.split)
+    _say(use_threads(flags.threads))
     from rich.console import Console
 
     with hushed():
@@ -406,6 +409,7 @@ def _play(argv: list[str]) -> int:
         with names_behind_help(TASKS):
             parse(PlayFlags, argv, prog="play")
     flags, _ = parse(PlayFlags, argv, prog="play")
+    use_threads("auto")
     import_plugins(*flags.import_)
     if flags.partner is not None and (run := RunFolder.of_final(flags.partner.resolve().parent)):
         run.read_config()  # imports the plug-ins that the policy was trained with

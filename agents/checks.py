@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from agents.config.named_models import NAMED_MODELS
+from agents.config.reward_terms import classifiers, reward_terms
 from agents.config.sources import check_repository
 from agents.config.train import TrainConfig
 from agents.records.folder import RunFolder
 from agents.tasks import build_task
-from cory_env.registry import REWARDS
 
 
 def check_run(run: Path, split: str = "") -> TrainConfig:
@@ -41,5 +41,5 @@ def check_before_loading(config: TrainConfig) -> None:
     for model in config.models:
         if model not in NAMED_MODELS:
             check_repository("causal language model", model)
-    if config.reward and config.reward not in REWARDS.known():
-        check_repository("sequence classifier", config.reward)
+    for name in classifiers(name for _, name in reward_terms(config.reward) if name):
+        check_repository("sequence classifier", name)

@@ -23,6 +23,8 @@ class Costs:
     """Responses that a reward has scored."""
     update_tokens: int = 0
     """Response tokens in optimiser steps; in two epochs a token counts twice."""
+    judge_tokens: int = 0
+    """Read and written by a judge behind an endpoint; rows have it only where there was one."""
     seconds: float = 0.0
     """Of iterations; where processes differ, of the slowest."""
 
@@ -66,7 +68,8 @@ class Ledger:
     def row(self) -> dict[str, float | None]:
         """Return the totals as an iteration's row has them; None where they are not known."""
         known = asdict(self.totals) if self.totals else dict.fromkeys(COSTS)
-        return {total_of(name): known[name] for name in COSTS}
+        asked = self.totals is not None and self.totals.judge_tokens
+        return {total_of(name): known[name] for name in COSTS if asked or name != "judge_tokens"}
 
     def state(self) -> dict[str, Any]:
         """Return the totals as JSON takes them: nothing if they are not known."""

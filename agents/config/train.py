@@ -21,11 +21,12 @@ from agents.config.algorithm import AlgorithmConfig, LearningConfig
 from agents.config.archives import FORMAT, current
 from agents.config.named_models import NAMED_MODELS
 from agents.config.options import Options, field_names, having, options_of, values_of
+from agents.config.reward_terms import check_rewards
 from agents.config.run import RunConfig
 from agents.config.sources import check_source
 from agents.registries import ALGORITHMS, ENGINES, TRACKERS
 from cory_env.names import check_arguments, unknown_name
-from cory_env.registry import REWARDS, TASKS
+from cory_env.registry import TASKS
 
 _MEND = "your own comes with --import FILE."
 
@@ -89,7 +90,7 @@ class TrainConfig(RunConfig):
         for model in self.models:
             check_source("model", model, NAMED_MODELS)
         if self.reward:
-            check_source("reward", self.reward, REWARDS.known())
+            check_rewards(self.reward)
 
     def replace(self, **flat: Any) -> TrainConfig:
         """Return a configuration with other values.

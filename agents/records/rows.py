@@ -203,6 +203,7 @@ def by_role(rows: Sequence[MetricRow]) -> tuple[list[str], list[MetricRow]]:
 def costs(rows: Sequence[Mapping[str, object]]) -> Costs | None:
     """What a run has cost, by its last row; None where that does not say."""
     last = {cost: rows[-1].get(total_of(cost)) for cost in COSTS} if rows else {}
+    last["judge_tokens"] = last.get("judge_tokens") or 0  # a row without has asked no judge
     known = {cost: value for cost, value in last.items() if isinstance(value, int | float)}
     return Costs(**known) if len(known) == len(COSTS) else None  # type: ignore[arg-type]
 

@@ -192,6 +192,12 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"Expected a trained sequence classifier, got {name!r}, which lacks the weights "
             f"{sorted(report['missing_keys'])}."
         )
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr, index]
+    if max(tokenizer.get_vocab().values()) >= rows:
+        raise ValueError(
+            f"Expected a sequence classifier with a row for each token of its tokenizer, got "
+            f"{name!r} with {rows} rows and the tokenizer of another model: save both again."
+        )
     if model.config.pad_token_id is None:
         raise ValueError(
             f"Expected a padding token in the configuration of {name!r}, got none: set "

@@ -208,12 +208,14 @@ def cost_lines(outcomes: Sequence[Outcome]) -> list[str]:
     for variant in dict.fromkeys(outcome["variant"] for outcome in outcomes):
         known = [o["costs"] for o in outcomes if o["variant"] == variant and o["costs"]]
         if known:
-            mean = {cost: float(np.mean([costs[cost] for costs in known])) for cost in COSTS}
+            mean = {cost: float(np.mean([costs.get(cost, 0) for costs in known])) for cost in COSTS}
             lines.append(
                 f"{variant}: {mean['responses']:,.0f} responses, {mean['tokens']:,.0f} tokens, "
                 f"{mean['reward_calls']:,.0f} rewards, {mean['update_tokens']:,.0f} tokens in "
                 f"updates, {wall_time(mean['seconds'])} a run"
             )
+            if mean["judge_tokens"]:
+                lines[-1] += f", {mean['judge_tokens']:,.0f} tokens of a judge"
     return lines
 
 

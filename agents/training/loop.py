@@ -47,11 +47,11 @@ from agents.records.provenance import facts, record
 from agents.records.rows import MetricRow, number, policy_names
 from agents.records.start import begun, check_run_folder
 from agents.reports.run_page import write_report
-from agents.rewards.classifier import ClassifierReward
 from agents.terminal.hush import hushed
 from agents.terminal.interrupts import Interrupted, deferred_interrupts
 from agents.terminal.streams import go_on, lasting_streams
 from agents.training.trainer import FAILURES, Trainer
+from agents.types import Described
 from agents.watching.display import print_before_after
 from agents.watching.logger import MetricLogger
 from agents.watching.trackers import check_trackers, open_trackers
@@ -136,7 +136,7 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
     trainer.engine = agreed("the engine", lambda: _engine(trainer), patience=patience)
     if done and world.writes:
         _say_new_schedule(folder.read_config(), trainer, done, console)
-    if isinstance(trainer.parts.reward, ClassifierReward):
+    if isinstance(trainer.parts.reward, Described):
         console.print(f"The reward is the {trainer.parts.reward.description}.")
     with (
         begun(folder, resume=resume) if world.writes else nullcontext(lambda: None) as begin,
@@ -181,7 +181,7 @@ def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
 def _write_start(trainer: Trainer, folder: RunFolder, config: TrainConfig, done: int) -> None:
     folder.write_config(config, trainer.parts.resolved(trainer.world))
     made_by = facts(pick_device(config.device).type)
-    if isinstance(trainer.parts.reward, ClassifierReward):
+    if isinstance(trainer.parts.reward, Described):
         made_by["reward"] = trainer.parts.reward.description
     record(folder.provenance_path, done, made_by)
 

@@ -34,6 +34,7 @@ from agents.policies.weights import load_policies, part_of
 from agents.records.rows import MetricRow, number
 from agents.rollouts.branches import BranchSampler
 from agents.rollouts.collect import collect, draw_examples, draw_isolated
+from agents.training.details import RewardDetails
 from agents.training.histograms import Histograms
 from agents.training.learner import Learner
 from agents.training.partners import PartnerPool
@@ -73,19 +74,16 @@ class Trainer:
             self.games.rules.max_new_tokens,
             self.world,
         )
+        self.details = RewardDetails(self.games.rules.reward, self.world)
         self.histograms = Histograms(self.world)
         self.ledger = Ledger()
         self.learner = Learner(config, self.algorithm, self.world, self.histograms, self.ledger)
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
-        self.pool = PartnerPool(
-            self.policies,
-            [name for name in self.policies if name not in config.frozen],
-            size=config.pool_size,
-            seed=config.seed,
-        )
+        learners = [name for name in self.policies if name not in config.frozen]
+        self.pool = PartnerPool(self.policies, learners, size=config.pool_size, seed=config.seed)
         self.engine: Engine = BuiltinEngine()
         self.averages = Averages(
-            {name: policy for name, policy in self.policies.items() if name not in config.frozen},
+            {name: self.policies[name] for name in learners},
             config.average,
             ends=config.budget or f"iterations={config.iterations}",
         )
@@ -93,6 +91,7 @@ class Trainer:
     def iterate(self, iteration: int) -> MetricRow:
         """Play one batch of episodes, learn from it, and return the metrics."""
         begun = time.perf_counter()
+        self.details.tokens()  # those of sample texts are no cost of training
         with self.pool.playing(iteration):
             rollout = self.collect(self.assign(iteration), self.isolated(iteration))
             explored = self.explore(rollout, iteration)
@@ -120,7 +119,7 @@ class Trainer:
 
     def _settle(self, seconds: float) -> None:
         """Add up what all processes have spent on an iteration."""
-        self.ledger.add(seconds=seconds)
+        self.ledger.add(seconds=seconds, judge_tokens=self.details.tokens())
         here = torch.tensor([self.ledger.here], dtype=torch.float64)
         self.ledger.settle(self.world.gather(here).tolist())
 
@@ -169,6 +168,7 @@ class Trainer:
                 isolated=isolated and isolated[rows],
                 causal_credit=self._causal_credit,
             )
+        self.details.note(len(seats))
         return rollout
 
     @property
@@ -291,6 +291,7 @@ class Trainer:
             # Far from 0 if another engine has sampled with other weights than are learnt.
             "sampler_gap": gap / length,
             "distinct_2": distinct_2(self.world.gather_list(texts)),
+            **self.details.means(asks),
         }
 
     def _judged(self, prepared: Sequence[Prepared], asks: Sequence[int]) -> dict[str, float]:

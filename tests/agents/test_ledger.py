@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from agents.config.budget import Budget
-from agents.ledger import COSTS, Costs, Ledger, total_of
+from agents.ledger import Costs, Ledger, total_of
 from agents.records.checkpoint import load_checkpoint, save_checkpoint
 from agents.records.folder import RunFolder
 from agents.records.rows import costs
@@ -24,11 +24,15 @@ QUIET = Console(quiet=True)
 
 def test_processes_add_up_and_the_slowest_gives_the_time():
     ledger = Ledger()
-    ledger.settle([(8, 20, 8, 40, 1.5), (8, 21, 8, 42, 2.0)])
-    ledger.settle([(1, 2, 3, 4, 0.5), (0, 0, 0, 0, 0.25)])
+    ledger.settle([(8, 20, 8, 40, 0, 1.5), (8, 21, 8, 42, 0, 2.0)])
+    ledger.settle([(1, 2, 3, 4, 0, 0.5), (0, 0, 0, 0, 0, 0.25)])
     expected = Costs(responses=17, tokens=43, reward_calls=19, update_tokens=86, seconds=2.5)
     assert ledger.totals == expected
-    assert ledger.row() == {total_of(name): value for name, value in asdict(expected).items()}
+    row = {total_of(name): value for name, value in asdict(expected).items()}
+    assert ledger.row() == {name: value for name, value in row.items() if "judge" not in name}
+    judged = Ledger()
+    judged.settle([(0, 0, 0, 0, 5, 0.0), (0, 0, 0, 0, 2, 0.0)])
+    assert judged.row()["judge_tokens_total"] == 7
     assert costs([{}, ledger.row()]) == expected
     assert costs([ledger.row(), {}]) is None
     assert costs([]) is None
@@ -85,7 +89,7 @@ def test_evaluation_and_samples_are_not_of_training_and_a_resumption_goes_on(toy
     options = {"evaluation_queries": 16, "sample_every": 1, "out": str(tmp_path / "other")}
     train(toy_config(**options, iterations=3), console=QUIET)
     rows = train(toy_config(**options), resume=True, console=QUIET).metrics
-    for name in COSTS[:-1]:
+    for name in ("responses", "tokens", "reward_calls", "update_tokens"):
         assert rows[-1][total_of(name)] == plain[total_of(name)] > 0
     assert rows[-1]["seconds_total"] == pytest.approx(sum(row["seconds"] for row in rows))
     assert "64 responses of " in (tmp_path / "other/report.html").read_text()

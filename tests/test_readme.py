@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FAQ = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
 RUNNABLE = [path for path in PAGES if "```python\n" in path.read_text(encoding="utf-8")]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 LEARNERS = sorted((ROOT / "examples" / "learners").glob("*.py"))
@@ -86,6 +87,34 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(path, tmp_path):
     assert result.returncode == 0, result.stderr
     if path.stem == "README":
         assert "observer_0 answers" in result.stdout
+    if path.stem == "gpu":  # its table is what the block under it prints
+        assert len(result.stdout.splitlines()) == 4
+        page = path.read_text(encoding="utf-8")
+        assert all(f"{line}\n" in page for line in result.stdout.splitlines())
+
+
+MISTAKES = (
+    "train imdb --learningrate 1",
+    "train imdb --batch-size 100",
+    "train imdb --algorithm grpo --group-size 3",
+    "train imdb --algorithm ppo",
+    "train imdb --algorithm grpo --critic-learning-rate 1",
+    "train imdb --quantization 4bit --adapter full",
+    "train imdb --engine vllm_server",
+    "evaluate nothing",
+)
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_the_errors_of_the_page_of_questions_are_real(words, capsys, tmp_path, monkeypatch):
+    from agents.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err.replace("`", "")
+    listed = re.findall(r"^\| `(Expected .*?)` \|", FAQ, flags=re.MULTILINE)
+    patterns = [".*".join(map(re.escape, text.split("…"))) for text in listed]
+    assert any(re.search(pattern, said) for pattern in patterns), said
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

@@ -15,7 +15,7 @@ from cory_env.vector import vector_env
 
 register_games()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Example",

@@ -171,3 +171,27 @@ def test_learners_without_their_libraries_say_what_to_install(tmp_path):
     without += "u.find_spec = lambda name: None if name == 'tyro' else find(name)\n"
     code = without + "import cory_agents; sys.exit(cory_agents.main())"
     refused(python("-c", code, cwd=tmp_path), 'pip install -e ".[agents]"')
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_both_files_of_constraints_pin_one_torch():
+    common, cuda = pins("constraints.txt"), pins("constraints-cuda.txt")
+    assert {name: cuda[name] for name in cuda.keys() & common.keys()} == {"torch": common["torch"]}
+
+
+def test_the_container_and_the_forms_name_files_that_there_are():
+    recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert all((ROOT / name).is_file() for name in re.findall(r"-c (\S+)", recipe))
+    import yaml
+
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert [form.stem for form in forms] == ["bug", "config", "feature"]
+    for form in forms:
+        text = form.read_text(encoding="utf-8")
+        assert "body" in yaml.safe_load(text) or form.stem == "config"
+        for page in re.findall(r"(?<!\w)docs/\w+\.md", text):
+            assert (ROOT / page).is_file()

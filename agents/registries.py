@@ -92,7 +92,7 @@ PRESETS: Registry[Callable[[], dict[str, Any]]] = Registry(
     {
         name: PresetFile(name)
         for name in (
-            *("imdb", "imdb-individual", "imdb-handover", "arithmetic", "smollm2", "gsm8k", "toy"),
+            *("imdb", "imdb-individual", "arithmetic", "smollm2", "gsm8k", "toy"),
             *("paper-imdb", "paper-gsm8k"),
         )
     },

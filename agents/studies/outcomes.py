@@ -1,7 +1,8 @@
 """What came out of a comparison: one row per run, a table over seeds, figures.
 
-A run counts with the mean of its policies, each alone on held-out queries: as it would be used. The
-policies of one run are not independent, so intervals and tests are over seeds.
+A run counts with the mean over its policies, each alone on held-out queries: as it would be used. The
+policies of one run are not independent, so intervals and tests are over seeds. The policy whose
+update is the mean of a pair's has a row of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rich.console import Console
 from agents.ledger import COSTS
 from agents.maths.figures import wall_time
 from agents.maths.frontier import Contrast, Scores, Table, contrast, t_interval
-from agents.records.rows import REFERENCE, costs, is_policy, is_reference
+from agents.records.rows import REFERENCE, TEAM, costs, is_policy, is_reference
 from agents.studies.plan import Job
 from agents.terminal.tables import Column, stacked
 
@@ -41,6 +42,8 @@ class Outcome(TypedDict):
     seed: int
     policies: dict[str, dict[str, float]]
     """Each policy alone, by figure."""
+    team: dict[str, float] | None
+    """The mean of the policies as one policy, alone; None where there is none."""
     reference: dict[str, float]
     collapsed: list[str]
     """Policies that have."""
@@ -63,6 +66,7 @@ def read_outcome(job: Job) -> Outcome:
         setting=job.setting,
         seed=job.config.seed,
         policies=policies,
+        team=scored.get(TEAM),
         reference=reference,
         collapsed=[name for name, figures in policies.items() if _collapsed(figures, reference)],
         costs=asdict(spent) if spent else None,
@@ -82,10 +86,10 @@ def run_mean(outcome: Outcome, figure: str) -> float:
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Return one row per variant and setting: means and intervals over seeds.
+    """Return one row per variant and setting, means and intervals over seeds, and one of its team.
 
     `gap` is how far the combined reward is above the first variant's in the same setting, seed by
-    seed; None for that variant itself, and where seeds are missing.
+    seed; None for that variant's own policies, and where seeds are missing.
     """
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
@@ -93,25 +97,46 @@ def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     first = next(iter(groups), ("", ""))[0]
     rows = []
     for (variant, setting), runs in groups.items():
-        figures = {figure: [run_mean(run, figure) for run in runs] for figure in FIGURES}
         against = groups.get((first, setting), [])
-        seeds, other_seeds = ([run["seed"] for run in part] for part in (runs, against))
-        gaps = None
-        if variant != first and seeds == other_seeds:
-            pairs = zip(figures["combined"], against, strict=True)
-            gaps = [ours - run_mean(theirs, "combined") for ours, theirs in pairs]
-        rows.append(
-            {
-                "variant": variant,
-                "setting": setting,
-                "runs": len(runs),
-                **{figure: _interval(values) for figure, values in figures.items()},
-                "collapsed": sum(len(run["collapsed"]) for run in runs),
-                "policies": sum(len(run["policies"]) for run in runs),
-                "gap": _interval(gaps) if gaps else None,
-            }
-        )
+        own = {figure: [run_mean(run, figure) for run in runs] for figure in FIGURES}
+        lost = {
+            "collapsed": sum(len(run["collapsed"]) for run in runs),
+            "policies": sum(len(run["policies"]) for run in runs),
+        }
+        gap = None if variant == first else _gap(runs, own["combined"], against)
+        rows.append(_summary_row(runs, own, gap, team=False) | lost)
+        teams = [run["team"] for run in runs if run["team"]]
+        if len(teams) == len(runs):
+            figures = {figure: [team[figure] for team in teams] for figure in FIGURES}
+            gap = _gap(runs, figures["combined"], against)
+            rows.append(_summary_row(runs, figures, gap, team=True))
     return rows
+
+
+def _summary_row(
+    runs: Sequence[Outcome],
+    figures: Mapping[str, Sequence[float]],
+    gap: tuple[float, float, float] | None,
+    *,
+    team: bool,
+) -> dict[str, Any]:
+    return {
+        "variant": runs[0]["variant"],
+        "setting": runs[0]["setting"],
+        "team": team,
+        "runs": len(runs),
+        **{figure: _interval(values) for figure, values in figures.items()},
+        "gap": gap,
+    }
+
+
+def _gap(
+    runs: Sequence[Outcome], combined: Sequence[float], against: Sequence[Outcome]
+) -> tuple[float, float, float] | None:
+    if [run["seed"] for run in runs] != [run["seed"] for run in against]:
+        return None
+    pairs = zip(combined, against, strict=True)
+    return _interval([ours - run_mean(theirs, "combined") for ours, theirs in pairs])
 
 
 def contrasts(outcomes: Sequence[Outcome]) -> list[Contrast]:
@@ -145,7 +170,9 @@ def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
     """Print the table of a comparison, and gaps at equal KL where there are several η."""
     settings = len({outcome["setting"] for outcome in outcomes}) > 1
     reference = {f: (float(np.mean([o["reference"][f] for o in outcomes])),) * 3 for f in FIGURES}
-    rows = [{"variant": REFERENCE, "setting": "", "runs": "", **reference, "gap": None}]
+    rows = [
+        {"variant": REFERENCE, "setting": "", "team": False, "runs": "", **reference, "gap": None}
+    ]
     lines = [_summary_cells(row, settings=settings) for row in [*rows, *summary(outcomes)]]
     headings = ("variant", "n", "reward", "KL, nats", "reward − η KL", "dist-2", "lost", "gap")
     columns = [
@@ -158,7 +185,7 @@ def print_summary(outcomes: Sequence[Outcome], console: Console) -> None:
         console.print(table)
     console.print(
         "n: runs; dist-2: share of different word pairs; lost: policies that have collapsed; "
-        "gap: of reward − η KL to the first variant",
+        "gap: of reward − η KL to the first variant; team: the mean of a run's policies as one",
         style="dim",
         highlight=False,
     )
@@ -172,6 +199,7 @@ def _summary_cells(row: Mapping[str, Any], *, settings: bool) -> list[str]:
         figures = [cell.split(" ")[0] for cell in figures]
     short = row["setting"].replace("kl_coef=", "η ").replace("learning_rate=", "lr ")
     name = f"{row['variant']} {short}" if settings else row["variant"]
+    name += f", {TEAM}" if row["team"] else ""
     lost = f"{row['collapsed']}/{row['policies']}" if "policies" in row else ""
     gap = "" if row["gap"] is None else shown(row["gap"], 2)
     return [name, str(row["runs"]), *figures, f"{row['distinct_2'][0]:.2f}", lost, gap]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from agents.maths.figures import moving_mean, smoothing_window
 from agents.records.objects import write_json
 from agents.records.provenance import version_name, versions
-from agents.records.rows import MetricRow, number, policy_names
+from agents.records.rows import TEAM, MetricRow, number, policy_names
 from agents.records.view import read_run
 from agents.reports.page import drawing
 from agents.reports.runs_page import Entry, Findings, Item, write_page
@@ -96,14 +97,19 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
         gap = Cell.interval(row["gap"], gaps, "Gap") if row["gap"] else Cell(text="–")
         counts = [
             Cell(text=f"{row['distinct_2'][0]:.2f}", heading="Distinct-2"),
-            Cell(text=f"{row['collapsed']} of {row['policies']}", heading="Collapsed"),
+            Cell(text=_lost(row), heading="Collapsed"),
             Cell(text=str(row["runs"]), heading="Runs"),
         ]
         colour = variants.index(row["variant"])
         cells = [*figures, gap, *counts]
-        table_rows.append(Row(name=row["variant"], note=row["setting"], colour=colour, cells=cells))
+        name = f"{row['variant']}, {TEAM}" if row["team"] else row["variant"]
+        table_rows.append(Row(name=name, note=row["setting"], colour=colour, cells=cells))
     headings = [*_FIGURES.values(), "Gap", "Distinct-2", "Collapsed", "Runs"]
     return Table(headings=headings, rows=table_rows)
+
+
+def _lost(row: Mapping[str, Any]) -> str:
+    return "–" if row["team"] else f"{row['collapsed']} of {row['policies']}"
 
 
 def _cloud(colour: int, own: Sequence[Outcome]) -> Cloud:

@@ -30,7 +30,7 @@ COMMANDS = [
     ("train imdb --algorithm mapo", "did you mean mappo?"),
     ("train imdb --algorithm reinforce", "did you mean reinforce++?"),
     ("train imdb --algorithm dr-grpo", "did you mean dr_grpo?"),
-    ("train imdb --preset imdb_handover", "did you mean imdb-handover?"),
+    ("train imdb --preset imdb_individual", "did you mean imdb-individual?"),
     ("train imdb --preset big", "paper-imdb"),
     ("train imdb --trackers wandbb", "did you mean wandb?"),
     ("train imdb --trackers mlflow", "Expected a tracker (tensorboard, wandb, trackio)"),

@@ -404,12 +404,13 @@ def test_a_run_that_goes_on_has_no_end_of_a_shorter_one(toy_config, monkeypatch)
 def test_a_preset_on_resume_is_held_to_like_its_flags(toy_config, no_model, capsys):
     folder = toy_config().run_folder
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(toy_config(task="imdb").to_json()))
+    config = toy_config(task="imdb", handover="value")
+    (folder / "config.json").write_text(json.dumps(config.to_json()))
     argv = ["train", "imdb", "--resume", "--out", str(folder), "--preset"]
     assert main([*argv, "nosuch"]) == 2
     assert "'nosuch'" in capsys.readouterr().err
-    assert main([*argv, "imdb-handover"]) == 2
-    assert "Expected handover='sampled' as in the run to resume, got 'value'" in (
+    assert main([*argv, "imdb-individual"]) == 2
+    assert "Expected reward_sharing='collective' as in the run to resume, got 'individual'" in (
         capsys.readouterr().err
     )
     with pytest.raises(AssertionError, match="a model was built"):

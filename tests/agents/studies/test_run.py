@@ -95,6 +95,7 @@ def outcome(variant: str, seed: int, reward: float, kl: float, setting: str = ""
         setting=setting,
         seed=seed,
         policies={"llm_0": figures, "llm_1": more},
+        team=None,
         reference={"reward": 0.0, "kl": 0.0, "combined": 0.0, "length": 9.0, "distinct_2": 1.0},
         collapsed=[],
         costs=None,
@@ -113,6 +114,23 @@ def test_the_summary_by_hand():
     assert second["gap"] == (1, 1, 1)
     assert first["policies"] == 6
     assert summary([*runs[:3], *runs[3:5]])[1]["gap"] is None  # a seed is missing
+
+
+def test_the_mean_of_a_pair_s_policies_has_a_row_of_its_own():
+    runs = [outcome("ppo", seed, reward, 1) for seed, reward in enumerate([1, 2])]
+    pairs = [outcome("pair", seed, reward, 1) for seed, reward in enumerate([1, 2])]
+    for run in pairs:
+        run["team"] = {**run["policies"]["llm_0"], "combined": 3 + run["seed"]}
+    single, pair, team = summary([*runs, *pairs])
+    assert [row["team"] for row in (single, pair, team)] == [False, False, True]
+    assert "policies" in pair and "policies" not in team
+    # The runs of `ppo` have 1 and 2 on average over their policies.
+    assert team["combined"][0] == 3.5
+    assert team["gap"] == (2, 2, 2)
+    # Against the policies of the first variant, also of its own team.
+    assert summary(pairs)[1]["gap"] == (2, 2, 2)
+    pairs[0]["team"] = None
+    assert len(summary(pairs)) == 1
 
 
 def test_no_figure_of_the_table_is_cut_on_a_narrow_screen(capsys):

@@ -12,7 +12,7 @@ _SAMPLED = {"handover": "sampled"}
 
 def ppo() -> dict[str, Any]:
     """A single agent that learns by PPO: the baseline."""
-    return {"algorithm": "ppo", "observers": 0}
+    return {"algorithm": "ppo", "observers": 0, **_SAMPLED}
 
 
 def cory_mappo() -> dict[str, Any]:

@@ -54,7 +54,9 @@ RUNS: dict[str, tuple[str, ...]] = {
         f"{TOY} --iterations 2 --adapter lora --critic-body policy",
         f"{TOY} --iterations 3 --adapter lora --critic-body policy --resume",
     ),
-    "imdb, mappo, lora": (f"{IMDB} --algorithm mappo --evaluation-queries 4",),
+    "imdb, mappo, lora": (
+        f"{IMDB} --algorithm mappo --handover sampled --average 0 --evaluation-queries 4",
+    ),
     "imdb, grpo, full": (f"{IMDB} --algorithm grpo --adapter full --learning-rate 2e-4",),
     "imdb, happo, lora": (f"{IMDB} --algorithm happo --handover value --critic-body own",),
     "imdb, as it is": ("imdb --iterations 1 --evaluation-queries 0",),

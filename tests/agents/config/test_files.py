@@ -108,9 +108,9 @@ def test_flags_beat_the_file_and_the_file_beats_the_preset(capsys, tmp_path):
     assert "\nlearning_rate: 0.0003\n" in text  # the preset has 1.5e-3
     assert "\nepochs: 3\n" in text
     assert "\niterations: 120\n" in text  # of the preset
-    other = printed(capsys, "imdb", "--config", str(path), "--preset", "imdb-handover")
+    other = printed(capsys, "imdb", "--config", str(path), "--preset", "imdb-individual")
     assert "\ntask: imdb\n" in other
-    assert "\nhandover: value\n" in other
+    assert "\nreward_sharing: individual\n" in other
     assert "\nlearning_rate: 0.0003\n" in other
 
 

@@ -1,7 +1,7 @@
 """What came out of a comparison: one row per run, a table over seeds, figures.
 
-A run counts with the mean over its policies, each alone on held-out queries: as it would be used. The
-policies of one run are not independent, so intervals and tests are over seeds. The policy whose
+A run counts with the mean over its policies, each alone on held-out queries: as it would be used.
+The policies of one run are not independent, so intervals and tests are over seeds. The policy whose
 update is the mean of a pair's has a row of its own.
 """
 

@@ -10,6 +10,7 @@ from typing import Any
 
 _SAMPLED = {"handover": "sampled"}
 
+
 def ppo() -> dict[str, Any]:
     """A single agent that learns by PPO: the baseline."""
     return {"algorithm": "ppo", "observers": 0, **_SAMPLED}

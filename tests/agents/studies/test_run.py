@@ -123,7 +123,8 @@ def test_the_mean_of_a_pair_s_policies_has_a_row_of_its_own():
         run["team"] = {**run["policies"]["llm_0"], "combined": 3 + run["seed"]}
     single, pair, team = summary([*runs, *pairs])
     assert [row["team"] for row in (single, pair, team)] == [False, False, True]
-    assert "policies" in pair and "policies" not in team
+    assert "policies" in pair
+    assert "policies" not in team
     # The runs of `ppo` have 1 and 2 on average over their policies.
     assert team["combined"][0] == 3.5
     assert team["gap"] == (2, 2, 2)

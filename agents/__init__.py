@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from agents.terminal.hush import hushed
 
 if TYPE_CHECKING:
+    from agents.acting.evaluation import evaluate_environment
+    from agents.acting.loop import EnvRun, train_environment
+    from agents.config.environment import EnvConfig
     from agents.config.plugins import import_plugins
     from agents.config.train import TrainConfig
     from agents.evaluation.finished import evaluate
@@ -25,14 +28,29 @@ _HOMES = {
     "evaluate": "agents.evaluation.finished",
     "load_policy": "agents.policies.load",
     "import_plugins": "agents.config.plugins",
+    "EnvConfig": "agents.config.environment",
+    "EnvRun": "agents.acting.loop",
+    "train_environment": "agents.acting.loop",
+    "evaluate_environment": "agents.acting.evaluation",
 }
 
-__all__ = ["Run", "TrainConfig", "evaluate", "import_plugins", "load_policy", "train"]
+__all__ = [
+    "EnvConfig",
+    "EnvRun",
+    "Run",
+    "TrainConfig",
+    "evaluate",
+    "evaluate_environment",
+    "import_plugins",
+    "load_policy",
+    "train",
+    "train_environment",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'agents' has no attribute {name!r}")
     # The configuration is plain data; what comes with the others has advice to give.
-    with nullcontext() if name == "TrainConfig" else hushed():
+    with nullcontext() if name in ("TrainConfig", "EnvConfig") else hushed():
         return getattr(import_module(_HOMES[name]), name)

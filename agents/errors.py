@@ -11,3 +11,7 @@ class ProcessError(RuntimeError):
 
 class EngineError(RuntimeError):
     """An engine is missing, does not fit the run, or has failed."""
+
+
+class PlayError(RuntimeError):
+    """An environment of somebody else's has failed, or does not keep to its interface."""

@@ -68,6 +68,11 @@ ROOMS = {
         *("parts",),
         *("checks", "tasks", "terminal", "watching", "reports", "publishing", "evaluation"),
     },
+    "environments": {"errors", "config"},
+    "acting": {
+        *("types", "errors", "ledger", "config", "maths", "models", "policies", "environments"),
+        *("records", "terminal", "watching", "reports", "training"),
+    },
     "studies": {"ledger", "registries", "config", "maths", "records", "reports", "terminal"},
 }
 ANYTHING = {"cli", "play"}

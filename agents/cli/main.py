@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.checks import check_before_loading, check_run
+from agents.cli import environments
 from agents.cli.about import list_names, print_completion, print_environment
 from agents.cli.commands import (
     COMMANDS,
@@ -43,7 +44,7 @@ from agents.config.presets import preset_values
 from agents.config.run import RunConfig
 from agents.config.train import TrainConfig, every_field, fitting
 from agents.distributed.agreement import agreed, of_first
-from agents.errors import DivergenceError, EngineError, ProcessError
+from agents.errors import DivergenceError, EngineError, PlayError, ProcessError
 from agents.records.folder import RunFolder
 from agents.records.start import check_run_folder
 from agents.registries import ALGORITHMS, CRITIC_BODIES, ENGINES, PRESETS, TRACKERS, VARIANTS
@@ -62,6 +63,8 @@ USAGE = """usage: {program} COMMAND …
 
   train TASK [--preset P] [--resume] [--FIELD VALUE …]   learn; `train --help` lists all fields;
                                                          --import FILE.py for plug-ins of your own
+  train --env ENV --describe FILE [--actions a,b,…]      learn in an environment of Gymnasium or
+                                                         PettingZoo; `train --env ENV --help`
   compare TASK [--variants …] [--seeds 3] [--FIELD …]    variants side by side: one table, one page
   evaluate RUN [--split test] [--k 1 2 4 8]              score a run's policies, alone and as a team
   report RUN [RUN …] [--out FILE] [--serve]              page of a run, or of several side by side;
@@ -139,7 +142,7 @@ def _run(argv: list[str]) -> int:
     except ProcessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (ValueError, RewardError, DivergenceError, EngineError) as error:
+    except (ValueError, RewardError, DivergenceError, EngineError, PlayError) as error:
         if _speaks():
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -154,6 +157,8 @@ def _speaks() -> bool:
 
 
 def _train(argv: list[str]) -> int:
+    if environments.names_environment(argv):
+        return environments.train(argv, _agrees)
     if "-h" in argv or "--help" in argv:
         _help_of_train(argv)
     flags, config = agreed("the command", lambda: _wanted(argv))
@@ -320,6 +325,8 @@ def _say(line: str) -> None:
 
 
 def _evaluate(argv: list[str]) -> int:
+    if environments.is_environment_run(argv):
+        return environments.evaluate(argv)
     flags, _ = parse(EvaluateFlags, argv, prog="evaluate")
     import_plugins(*flags.import_)
     check_run(flags.run, flags.split)
@@ -404,6 +411,8 @@ def _push(argv: list[str]) -> int:
 
 
 def _play(argv: list[str]) -> int:
+    if environments.is_environment_run(argv):
+        return environments.play(argv)
     if "-h" in argv or "--help" in argv:
         _first_flags(argv)
         with names_behind_help(TASKS):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from agents.config.budget import Budget
 from agents.config.groups import Everyday, Game, Learning, Model, Queries, Running
 from agents.config.options import expect_divisor
+from agents.config.texts import pairs, value_of
 from cory_env.game import SHARINGS
 from cory_env.names import unknown_name
 
@@ -145,6 +145,11 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
         return Budget.of(self.budget).planned(done, totals)
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether the run ends with an evaluation."""
+        return self.evaluation_queries > 0
+
+    @property
     def policy_names(self) -> list[str]:
         """`llm_0`, `llm_1`, …: one policy per agent, or one for all."""
         return [f"llm_{i}" for i in range(1 if self.shared_policy else self.observers + 1)]
@@ -178,13 +183,13 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
         Raises:
             ValueError: if it is none.
         """
-        pairs = _pairs(self.lora_rank_pattern, r"([\w.]+)\s*=\s*(\d+)")
-        if pairs is None:
+        found = pairs(self.lora_rank_pattern, r"([\w.]+)\s*=\s*(\d+)")
+        if found is None:
             raise ValueError(
                 "Expected lora_rank_pattern to be NAME=RANK with commas between them, got "
                 f"{self.lora_rank_pattern!r}: try --lora-rank-pattern layers.0=4,mlp=8."
             )
-        return {name: int(rank) for name, rank in pairs}
+        return {name: int(rank) for name, rank in found}
 
     @property
     def ramp(self) -> tuple[int, int] | None:
@@ -215,13 +220,13 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
         Raises:
             ValueError: if they are none.
         """
-        pairs = _pairs(self.task_options, r"([A-Za-z_]\w*)\s*=\s*(\S.*)")
-        if pairs is None:
+        found = pairs(self.task_options, r"([A-Za-z_]\w*)\s*=\s*(\S.*)")
+        if found is None:
             raise ValueError(
                 "Expected task_options to be NAME=VALUE with commas between them, got "
                 f"{self.task_options!r}: try --task-options difficulty=1."
             )
-        return {name: _value(text) for name, text in pairs}
+        return {name: value_of(text) for name, text in found}
 
     @property
     def tracker_names(self) -> list[str]:
@@ -240,17 +245,3 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
             return float(self.reward_sharing)
         except ValueError:
             return self.reward_sharing
-
-
-def _pairs(text: str, form: str) -> list[tuple[str, str]] | None:
-    """Return the names and values of a list with commas; None if a part has another form."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    found = [re.fullmatch(form, part) for part in parts]
-    return [(pair[1], pair[2]) for pair in found if pair] if all(found) else None
-
-
-def _value(text: str) -> bool | int | float | str:
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    return {"true": True, "false": False}.get(text.lower(), text)

@@ -20,7 +20,14 @@ from typing import Any
 from agents.config.algorithm import AlgorithmConfig, LearningConfig
 from agents.config.archives import FORMAT, current
 from agents.config.named_models import NAMED_MODELS
-from agents.config.options import Options, field_names, having, options_of, values_of
+from agents.config.options import (
+    Options,
+    changeable,
+    field_names,
+    having,
+    options_of,
+    values_of,
+)
 from agents.config.reward_terms import check_rewards
 from agents.config.run import RunConfig
 from agents.config.sources import check_source
@@ -101,6 +108,10 @@ class TrainConfig(RunConfig):
             TypeError, ValueError: as the class does.
         """
         return TrainConfig(**{**fitting({**self.changed(), **_part(RunConfig, flat)}), **flat})
+
+    def changeable(self) -> set[str]:
+        """Return the names of the fields that a resumption may change."""
+        return set[str]().union(*map(changeable, owners(self.algorithm, self.engine)))
 
     def changed(self) -> dict[str, Any]:
         """Return the fields that differ from the defaults of their owners."""

@@ -21,8 +21,12 @@ def token_rewards(final_rewards: Tensor, penalties: Tensor, mask: Tensor) -> Ten
     Returns:
         (B, T), 0 where masked.
     """
-    last = mask & (mask.long().cumsum(1) == mask.sum(1, keepdim=True))
-    return (last * final_rewards[:, None]) - penalties * mask
+    return (last_place(mask) * final_rewards[:, None]) - penalties * mask
+
+
+def last_place(mask: Tensor) -> Tensor:
+    """Mark the last entry of each row of a mask (B, T) that is True for a prefix of it."""
+    return mask & (mask.long().cumsum(1) == mask.sum(1, keepdim=True))
 
 
 def next_step(values: Tensor, mask: Tensor) -> Tensor:
@@ -52,13 +56,20 @@ def returns_to_go(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
 
 
 def gae(
-    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    last_values: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates: A_t = Σ_k (γλ)^k δ_{t+k}, δ_t = r_t + γ V_{t+1} − V_t.
 
     Source: Schulman et al. 2016, arXiv 1506.02438, eq. 16. The value after the last token is 0: a
         response that ends has no future, also when it ends at its length limit, since the game ends
-        it there.
+        it there. An episode that is cut, though it would have gone on, has one (Pardo et al. 2018,
+        arXiv 1712.00378).
 
     Args:
         rewards: (B, T) at times [0, T).
@@ -66,11 +77,15 @@ def gae(
         mask: (B, T) bool, True for a prefix of each row.
         gamma: discount in [0, 1].
         lam: λ in [0, 1].
+        last_values: (B,) at the time after the last of each row; 0 if None.
 
     Returns:
         Advantages and returns (advantage + value), both (B, T) and 0 where masked.
     """
-    errors = rewards + gamma * next_step(values, mask) - values
+    following = next_step(values, mask)
+    if last_values is not None:
+        following = following + last_place(mask) * last_values[:, None]
+    errors = rewards + gamma * following - values
     advantages = returns_to_go(errors, mask, gamma=gamma * lam)
     return advantages, (advantages + values) * mask
 

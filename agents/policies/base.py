@@ -15,6 +15,13 @@ from agents.models.backbone import Backbone
 from agents.policies.prefixes import Prefixes
 from agents.types import Generation, TokenBatch
 
+CHUNK_TOKENS = 1024
+"""Tokens whose (tokens, V) distributions are in memory at a time."""
+
+
+CHUNK_ROW_TOKENS = 2048
+"""Tokens that a pass without gradient takes through the network at a time, to bound its memory."""
+
 
 class Generated(NamedTuple):
     """Responses as text, and as the tokens they were sampled as."""

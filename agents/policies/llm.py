@@ -14,19 +14,13 @@ from agents.maths.distributions import entropy, exact_kl, sampling_log_probs
 from agents.models.backbone import Backbone, token_positions
 from agents.models.chat import prompt_ids
 from agents.models.kernels import row_blocks, score_tokens
-from agents.policies.base import Generated, Policy, Scores
+from agents.policies.base import CHUNK_ROW_TOKENS, CHUNK_TOKENS, Generated, Policy, Scores
 from agents.policies.decoding import Pick, can_record, decode_recorded, decode_stepwise
 from agents.policies.prefixes import Prefixes, check_prefixes, tokens_left
 from agents.policies.sampling import draw, draw_uniforms
+from agents.policies.scored import Normalise, score_texts
 from agents.types import Generation, TokenBatch
 from cory_env.tokenization import TransformersCodec
-
-CHUNK_TOKENS = 1024
-"""Response tokens whose (tokens, V) distributions are in memory at a time."""
-
-
-CHUNK_ROW_TOKENS = 2048
-"""Tokens that a pass without gradient takes through the network at a time, to bound its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +192,20 @@ class LLMPolicy:
         """
         hidden = response_hidden(self.backbone, self.adapter, tokens)
         return _in_chunks(self._log_prob_chunk, tokens, hidden)[0]
+
+    def score_texts(
+        self,
+        prompts: Sequence[str],
+        candidates: Sequence[str],
+        *,
+        normalise: Normalise = "sum",
+    ) -> Tensor:
+        """Return what the policy thinks of each of C given texts behind each of B prompts.
+
+        See `agents.policies.scored`: (B, C) float32 log-probs over the whole vocabulary, divided as
+        `normalise` says, differentiably.
+        """
+        return score_texts(self, prompts, candidates, normalise=normalise, label=self.label)
 
     def _log_prob_chunk(self, hidden: Tensor, ids: Tensor) -> tuple[Tensor]:
         log_probs = self._log_softmax(self.backbone.logits(self.adapter, hidden), ids)

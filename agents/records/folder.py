@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.config.archives import RESOLVED
+from agents.config.environment import EnvConfig
 from agents.config.fields import plain_value
 from agents.config.plugins import import_remembered
 from agents.config.train import TrainConfig
@@ -203,18 +204,44 @@ class RunFolder:
         """Return files that were being written when their process was killed."""
         return list(self.path.glob(".*.tmp"))
 
+    @property
+    def plays_environment(self) -> bool:
+        """Whether the run is one in somebody else's environment."""
+        return "env" in self.read_config_values()
+
     def read_config(self) -> TrainConfig:
         """Read the configuration, once the plug-ins that the run was made with are imported.
 
         They bring fields of it. See `import_remembered` on what is imported, and what is refused.
 
         Raises:
-            ValueError: if there is no run in the folder, none that this version reads, or what it
-                was made with is not there.
+            ValueError: if there is no run of our game in the folder, none that this version reads,
+                or what it was made with is not there.
         """
+        if self.plays_environment:
+            env = self.read_config_values()["env"]
+            raise ValueError(
+                f"Expected a run of a task in {self}, got one in the environment {env}, which "
+                "`train --env`, `evaluate`, `play` and `report` know."
+            )
+        return self.configuration(self._existing_values())
+
+    def read_env_config(self) -> EnvConfig:
+        """Read the configuration of a run in somebody else's environment, as `read_config` does.
+
+        Raises:
+            ValueError: if there is no such run there, or what it was made with is not.
+        """
+        values = self._existing_values()
+        if not self.plays_environment:
+            raise ValueError(f"Expected a run in an environment in {self}, got one of a task.")
+        self._import(values)
+        return EnvConfig.from_json(values)
+
+    def _existing_values(self) -> dict[str, Any]:
         if not self.config_path.is_file():
             raise ValueError(f"Expected a run folder with a config.json, got {self}.")
-        return self.configuration(self.read_config_values())
+        return self.read_config_values()
 
     def configuration(self, values: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration that values of a config.json mean, once plug-ins are imported.
@@ -222,15 +249,20 @@ class RunFolder:
         Raises:
             ValueError: if this version does not read them, or a plug-in is not there.
         """
+        self._import(values)
+        return TrainConfig.from_json(values)
+
+    def _import(self, values: Mapping[str, Any]) -> None:
         imports = plain_value("imports", tuple[str, ...], values.get("imports", ()))
         import_remembered(imports, self.path)
-        return TrainConfig.from_json(values)
 
     def read_config_values(self) -> dict[str, Any]:
         """Read the configuration as it stands in the file, whichever version wrote it."""
         return read_object(self.config_path) if self.config_path.is_file() else {}
 
-    def write_config(self, config: TrainConfig, resolved: Mapping[str, Any] | None = None) -> None:
+    def write_config(
+        self, config: TrainConfig | EnvConfig, resolved: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the configuration, and what fields came to that leave it to others, if known."""
         more = {RESOLVED: dict(resolved)} if resolved else {}
         write_json(self.config_path, {**config.to_json(), **more})
@@ -284,7 +316,7 @@ class RunFolder:
         """Return whether there is anything of a run to lose."""
         return bool(self.steps() or self.read_metrics())
 
-    def is_finished(self, config: TrainConfig) -> bool:
+    def is_finished(self, config: TrainConfig | EnvConfig) -> bool:
         """Return whether the run of a configuration, in whichever folder, is here to its end.
 
         A run without weights is, too, if it has been evaluated and has all rows: only somebody who
@@ -295,13 +327,17 @@ class RunFolder:
             done = self.iterations_done() if whole else 0
         else:
             done = len(self.read_metrics()) if self.evaluation_path.is_file() else 0
-        evaluated = self.evaluation_path.is_file() or not config.evaluation_queries
+        evaluated = self.evaluation_path.is_file() or not config.is_evaluated
         if not done or not evaluated or not self.config_path.is_file():
             return False
         rows = self.read_metrics() if config.budget else []
         if done != config.planned(done, rows[done - 1] if done <= len(rows) else {}):
             return False
-        return {**self.read_config().to_json(), "out": ""} == {**config.to_json(), "out": ""}
+        return {**self.read_alike(config).to_json(), "out": ""} == {**config.to_json(), "out": ""}
+
+    def read_alike(self, config: TrainConfig | EnvConfig) -> TrainConfig | EnvConfig:
+        """Read the configuration of a run that is to be of the same kind as another."""
+        return self.read_env_config() if isinstance(config, EnvConfig) else self.read_config()
 
 
 def _in_order(folder: Path) -> list[Path]:

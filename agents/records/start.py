@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agents.config.options import changeable
-from agents.config.train import TrainConfig, owners
+from agents.config.environment import EnvConfig
+from agents.config.train import TrainConfig
 from agents.records.folder import RunFolder
 
 
-def check_run_folder(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> None:
+def check_run_folder(
+    config: TrainConfig | EnvConfig, *, resume: bool = False, overwrite: bool = False
+) -> None:
     """Check that a run can be written, before anything expensive.
 
     Raises:
@@ -49,14 +51,13 @@ def check_run_folder(config: TrainConfig, *, resume: bool = False, overwrite: bo
         ) from error
 
 
-def _check_resumption(folder: RunFolder, config: TrainConfig) -> None:
+def _check_resumption(folder: RunFolder, config: TrainConfig | EnvConfig) -> None:
     if not folder.config_path.exists():
         raise ValueError(
             f"Expected a run in {folder} to resume, found none: leave out --resume, or name "
             "the run with --out."
         )
-    before = folder.read_config().to_json()
-    free = set[str]().union(*map(changeable, owners(config.algorithm, config.engine)))
+    before, free = folder.read_alike(config).to_json(), config.changeable()
     for name, value in config.to_json().items():
         if name not in free and before.get(name) != value:
             raise ValueError(

@@ -138,7 +138,7 @@ def run_page(run: RunFiles, base: Path, served: str = "") -> str:
 
 
 def _title(name: str, config: Mapping[str, object]) -> str:
-    parts = [str(config[key]) for key in ("task", "algorithm") if config.get(key)]
+    parts = [str(config[key]) for key in ("env", "task", "algorithm") if config.get(key)]
     return " · ".join(parts) or name
 
 
@@ -349,12 +349,18 @@ def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> _Eval
     rates = rate_columns(rows)
     rated = [entry for entry in named if any(key in entry[0] for key, _ in rates)]
     return _Evaluation(
-        f"{evaluation.get('num_queries', '?')} queries of the {evaluation.get('split', '?')} split"
-        f"{_decoding(evaluation, rows)}; beside each mean its 95 % bootstrap interval, drawn to "
+        f"{_asked(evaluation)}{_decoding(evaluation, rows)}; beside each mean its 95 % bootstrap interval, drawn to "
         "one scale per column.",
         evaluation_table(named, columns),
         evaluation_table(rated, rates) if rates else None,
     )
+
+
+def _asked(evaluation: Mapping[str, object]) -> str:
+    if "episodes" in evaluation:  # in an environment of others
+        return f"{evaluation['episodes']} episodes a row, actions sampled"
+    queries, split = evaluation.get("num_queries", "?"), evaluation.get("split", "?")
+    return f"{queries} queries of the {split} split"
 
 
 def _decoding(evaluation: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> str:

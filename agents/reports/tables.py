@@ -22,7 +22,12 @@ EVALUATION_COLUMNS = (
 )
 
 
-RATE_COLUMNS = (("greedy", "Greedy"), ("gap", "With partner − alone"))
+RATE_COLUMNS = (
+    ("positive", "Share above 0"),
+    ("positive", "Share above 0"),
+    ("greedy", "Greedy"),
+    ("gap", "With partner − alone"),
+)
 
 
 def evaluation_rows(evaluation: Mapping[str, object]) -> list[dict[str, object]]:

@@ -74,18 +74,31 @@ def test_gae_by_hand():
     close(returns, [[2.2375, 2.25, 3.0]])
 
 
+def test_an_episode_that_was_cut_goes_on_at_its_last_value():
+    # deltas: 1 + .9*2 - 1 = 1.8; 0 + .9*10 - 2 = 7, and in the second row 1 + .9*10 - 1 = 9
+    advantages, returns = gae(
+        torch.tensor([[1.0, 0], [1, 99]]), torch.tensor([[1.0, 2], [1, 99]]),
+        torch.tensor([[True, True], [True, False]]), gamma=0.9, lam=0.5,
+        last_values=torch.tensor([10.0, 10]),
+    )  # fmt: skip
+    close(advantages, [[1.8 + 0.45 * 7, 7.0], [9.0, 0.0]])
+    close(returns, [[1.8 + 0.45 * 7 + 1, 9.0], [10.0, 0.0]])
+
+
+@pytest.mark.parametrize("beyond", [0.0, 1.5])
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.0), (0.97, 1.0)])
-def test_gae_equals_its_double_sum(gamma, lam):
+def test_gae_equals_its_double_sum(gamma, lam, beyond):
     generator = torch.Generator().manual_seed(0)
     rewards, values = torch.randn(2, 4, 7, generator=generator)
     lengths = torch.tensor([7, 1, 4, 6])
     mask = torch.arange(7)[None] < lengths[:, None]
-    advantages, _ = gae(rewards * mask, values, mask, gamma=gamma, lam=lam)
+    last = torch.full((4,), beyond) if beyond else None
+    advantages, _ = gae(rewards * mask, values, mask, gamma=gamma, lam=lam, last_values=last)
     for b, length in enumerate(lengths.tolist()):
         for t in range(7):
             total = 0.0
             for k in range(t, length):
-                after = float(values[b, k + 1]) if k + 1 < length else 0.0
+                after = float(values[b, k + 1]) if k + 1 < length else beyond
                 delta = float(rewards[b, k]) + gamma * after - float(values[b, k])
                 total += (gamma * lam) ** (k - t) * delta
             assert float(advantages[b, t]) == pytest.approx(total, abs=1e-5)

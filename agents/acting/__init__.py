@@ -1,0 +1,1 @@
+"""Language models that learn to act in environments of others, one action a step."""

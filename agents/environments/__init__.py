@@ -1,0 +1,1 @@
+"""Environments of Gymnasium and PettingZoo, as language models see them."""

@@ -349,8 +349,8 @@ def _evaluation(evaluation: Mapping[str, object], names: Sequence[str]) -> _Eval
     rates = rate_columns(rows)
     rated = [entry for entry in named if any(key in entry[0] for key, _ in rates)]
     return _Evaluation(
-        f"{_asked(evaluation)}{_decoding(evaluation, rows)}; beside each mean its 95 % bootstrap interval, drawn to "
-        "one scale per column.",
+        f"{_asked(evaluation)}{_decoding(evaluation, rows)}; beside each mean its 95 % bootstrap "
+        "interval, drawn to one scale per column.",
         evaluation_table(named, columns),
         evaluation_table(rated, rates) if rates else None,
     )

@@ -24,7 +24,6 @@ EVALUATION_COLUMNS = (
 
 RATE_COLUMNS = (
     ("positive", "Share above 0"),
-    ("positive", "Share above 0"),
     ("greedy", "Greedy"),
     ("gap", "With partner − alone"),
 )

@@ -29,6 +29,9 @@ class Scripted:
     def __init__(self, *actions):
         self.actions, self.read = list(actions), []
 
+    def forget(self):
+        pass
+
     def act(self, prompts, legal, generators, *, greedy=False):
         self.read += prompts
         return [Choice(self.actions.pop(0), -0.5, (1,)) for _ in prompts]

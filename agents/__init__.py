@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from agents.acting.evaluation import evaluate_environment
     from agents.acting.loop import EnvRun, train_environment
     from agents.config.environment import EnvConfig
+    from agents.config.files import read_config
     from agents.config.plugins import import_plugins
     from agents.config.train import TrainConfig
     from agents.evaluation.finished import evaluate
     from agents.policies.load import load_policy
+    from agents.training.callbacks import Callback, EarlyStop
     from agents.training.loop import Run, train
+    from agents.training.trainer import Trainer
 
 _HOMES = {
     "TrainConfig": "agents.config.train",
@@ -32,17 +35,25 @@ _HOMES = {
     "EnvRun": "agents.acting.loop",
     "train_environment": "agents.acting.loop",
     "evaluate_environment": "agents.acting.evaluation",
+    "read_config": "agents.config.files",
+    "Callback": "agents.training.callbacks",
+    "EarlyStop": "agents.training.callbacks",
+    "Trainer": "agents.training.trainer",
 }
 
 __all__ = [
+    "Callback",
+    "EarlyStop",
     "EnvConfig",
     "EnvRun",
     "Run",
     "TrainConfig",
+    "Trainer",
     "evaluate",
     "evaluate_environment",
     "import_plugins",
     "load_policy",
+    "read_config",
     "train",
     "train_environment",
 ]

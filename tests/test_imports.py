@@ -133,6 +133,7 @@ def test_what_shows_runs_loads_no_checkpoint(room):
     ("module", "names"),
     [
         ("agents", ["Run", "TrainConfig", "evaluate", "import_plugins", "load_policy", "train"]),
+        ("agents", ["Callback", "EarlyStop", "Trainer", "read_config"]),
         ("agents.algorithms", ["ALGORITHMS", "Algorithm", "register_algorithm"]),
         ("agents.config", ["TrainConfig", "preset_values"]),
         ("agents.maths.advantages", ["returns_to_go"]),

@@ -36,6 +36,10 @@ _REGISTER = {
 """Fields that hold a registered name, and how to register one."""
 
 
+_GIVEN = ("task", "reward")
+"""Those of them that `train` takes as objects."""
+
+
 def named(registry: Registry[Any]) -> Any:
     """Return the annotation of a field whose `--help` lists the names of a registry."""
 
@@ -138,9 +142,13 @@ def _expected(name: str) -> str:
 
 def _mend(name: str) -> str:
     if name in _REGISTER:
-        return f'register it, {_REGISTER[name]}, and write {name}="mine".'
+        register = f'register it, {_REGISTER[name]}, and write {name}="mine".'
+        return f"pass it to train(config, {name}=…), or {register}" if name in _GIVEN else register
     if name == "model":
-        return "write it to a FOLDER with save_pretrained, its tokenizer too, and pass the folder."
+        return (
+            "pass it to train(config, model=…, tokenizer=…), or write both to a FOLDER with "
+            "save_pretrained, and pass the folder."
+        )
     return f'write {name}="…".'
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -50,11 +51,14 @@ from agents.reports.run_page import write_report
 from agents.terminal.hush import hushed
 from agents.terminal.interrupts import Interrupted, deferred_interrupts
 from agents.terminal.streams import go_on, lasting_streams
+from agents.training.callbacks import Callback, take_step
+from agents.training.given import GivenReward, GivenTask, given_fields
 from agents.training.trainer import FAILURES, Trainer
 from agents.types import Described
 from agents.watching.display import print_before_after
 from agents.watching.logger import MetricLogger
 from agents.watching.trackers import check_trackers, open_trackers
+from cory_env import Task
 from cory_env.names import known_arguments
 
 MAX_SKIPPED = 10
@@ -78,6 +82,24 @@ class Run:
         """Whether it stopped at a checkpoint before its last iteration."""
         return self.stopped_by != 0
 
+    def to_pandas(self) -> Any:
+        """Return a data frame with a row per iteration, which `iteration` counts.
+
+        Raises:
+            ValueError: if pandas is not installed.
+        """
+        try:
+            import pandas  # late: nothing else needs it
+        except ImportError:
+            raise ValueError(
+                "Expected pandas to be installed, found no such package: pip install pandas."
+            ) from None
+        return pandas.DataFrame(self.metrics).set_index("iteration")
+
+    def report(self) -> Page:
+        """Return the page of the run, which a notebook shows below the cell."""
+        return Page(RunFolder(self.folder).report_path)
+
     def __repr__(self) -> str:
         """Return where it is and how it ended."""
         last = self.metrics[-1] if self.metrics else {}
@@ -89,6 +111,22 @@ class Run:
         return f"Run({', '.join(parts)})"
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a run."""
+
+    path: Path
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame: its styles and scripts are its own."""
+        text = escape(self.path.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe srcdoc="{text}" width="100%" height="{_PAGE_HEIGHT}"></iframe>'
+
+
+_PAGE_HEIGHT = 640
+"""Of a page in a notebook, in pixels."""
+
+
 @known_arguments
 @hushed()
 def train(
@@ -97,6 +135,11 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     console: Console | None = None,
+    task: GivenTask | None = None,
+    reward: GivenReward | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train, writing the run folder as it goes.
 
@@ -109,21 +152,46 @@ def train(
         resume: go on from the last checkpoint of `config.run_folder`.
         overwrite: replace the run that is in `config.run_folder`, once the new one has begun.
         console: where to show progress.
+        task: a task object in place of the name in the configuration; one by split, `{"train": …,
+            "test": …}`; or a class, or a function of `split`. See `given_fields` for these four.
+        reward: a function `(examples, responses) -> numbers` in place of a name.
+        model: a model of transformers in place of a name.
+        tokenizer: of that model.
+        callbacks: what is told of the run as it goes; they may end it.
 
     Raises:
         ValueError: if the configuration or the run folder is unusable; nothing has been written
             then.
         EngineError: if the engine is unusable, or fails; in a run, the iterations before are saved.
     """
-    _check(config)
+    _expect_config(config)
+    if given := given_fields(task=task, reward=reward, model=model, tokenizer=tokenizer):
+        config = config.replace(**given)
+    check_before_loading(config)
+    _expect_callbacks(callbacks)
+    console = console or Console()
+    if isinstance(task, Task) and config.evaluation_queries:
+        console.print(_SAME_QUERIES, highlight=False, soft_wrap=True)
     with lasting_streams(go_on):
-        return _train(config, resume, overwrite, console or Console())
+        return _train(config, resume, overwrite, console, list(callbacks))
 
 
-def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console) -> Run:
+_SAME_QUERIES = (
+    "One task object was given: it is evaluated on the queries that are learnt from. Give "
+    'task={"train": …, "test": …} to hold some out.'
+)
+
+
+def _train(
+    config: TrainConfig,
+    resume: bool,
+    overwrite: bool,
+    console: Console,
+    callbacks: list[Callback],
+) -> Run:
     check_launcher()
     device, patience = pick_device(config.device), config.process_timeout
-    _expect_one_run(config, device)
+    _expect_one_run(config, device, callbacks)
     world = join_world(device, patience)
     folder = RunFolder(config.run_folder)
     if not world.writes:
@@ -132,6 +200,7 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
     if of_first("the run folder", looked, patience=patience):
         return _read_finished(folder, config, world, console)
     trainer = agreed("the models", lambda: Trainer(config, world), patience=patience)
+    trainer.callbacks = callbacks
     done = _begin(trainer, folder, resume=resume)
     trainer.engine = agreed("the engine", lambda: _engine(trainer), patience=patience)
     if done and world.writes:
@@ -153,7 +222,7 @@ def _train(config: TrainConfig, resume: bool, overwrite: bool, console: Console)
             deferred_interrupts() as stop,
         ):
             done = _learn(trainer, folder, logger, done, stop, begin=begin)
-            unfinished = done < trainer.planned(done)
+            unfinished = done < trainer.planned(done) and not _told_to_end(trainer)
             stopped_by = max(world.gather_list(stop), default=0) if unfinished else 0
     return _end(trainer, done, stopped_by, console)
 
@@ -175,7 +244,10 @@ def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:
                 print_evaluation(evaluation, console)
             console.print(f"The run is in {folder}, its page is {report}.")
     metrics = world.broadcast(folder.read_metrics() if world.writes else [])
-    return Run(folder=folder.path, metrics=metrics, evaluation=evaluation, stopped_by=stopped_by)
+    run = Run(folder=folder.path, metrics=metrics, evaluation=evaluation, stopped_by=stopped_by)
+    for callback in () if stopped_by else trainer.callbacks:
+        callback.end(run)
+    return run
 
 
 def _write_start(trainer: Trainer, folder: RunFolder, config: TrainConfig, done: int) -> None:
@@ -186,7 +258,9 @@ def _write_start(trainer: Trainer, folder: RunFolder, config: TrainConfig, done:
     record(folder.provenance_path, done, made_by)
 
 
-def _expect_one_run(config: TrainConfig, device: torch.device) -> None:
+def _expect_one_run(
+    config: TrainConfig, device: torch.device, callbacks: Sequence[Callback]
+) -> None:
     """Check that all ranks do the same run, with the same code, on the same kind of device.
 
     Raises:
@@ -196,7 +270,9 @@ def _expect_one_run(config: TrainConfig, device: torch.device) -> None:
     def decisive() -> dict[str, Any]:
         made_by = facts(device.type)
         same = ("sources", "device", "torch", "transformers", "peft")
-        return {**config.to_json(), **{name: made_by[name] for name in same}, "out": ""}
+        told = [type(callback).__name__ for callback in callbacks]
+        given = {name: made_by[name] for name in same}
+        return {**config.to_json(), **given, "callbacks": told, "out": ""}
 
     expect_alike("what is trained", decisive, patience=config.process_timeout)
 
@@ -253,17 +329,20 @@ def _say_new_schedule(before: TrainConfig, trainer: Trainer, done: int, console:
         )
 
 
-def _check(config: TrainConfig) -> None:
-    """Check the configuration before anything is loaded.
-
-    Raises:
-        ValueError: if it is none, or what it names is not there.
-    """
+def _expect_config(config: TrainConfig) -> None:
     if not isinstance(config, TrainConfig):
         raise ValueError(
             f"Expected a TrainConfig, got {config!r}: write train(TrainConfig(task=…, …))."
         )
-    check_before_loading(config)
+
+
+def _expect_callbacks(callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ValueError(
+                f"Expected callbacks to be objects of agents.Callback, got {callback!r}: derive "
+                "its class, and call it."
+            )
 
 
 def _learn(
@@ -289,15 +368,20 @@ def _learn(
     logger.truncate_after(done - 1)
     if done == 0:
         logger.samples(_samples(trainer, 0, references(trainer.policies)))
-    while done < trainer.planned(done) and not trainer.world.any(bool(stop)):
+    for callback in trainer.callbacks:
+        callback.start(trainer, done)
+    ended = done > 0 and _told_to_end(trainer)
+    while done < trainer.planned(done) and not ended and not trainer.world.any(bool(stop)):
         row = _iterate(trainer, folder, done)
+        take_step(trainer.callbacks, trainer, row)
         logger.log(row, trainer.histograms.row(done))
         if (line := trainer.algorithm.warning()) and trainer.world.writes:
             logger.console.print(line, highlight=False, soft_wrap=True)
         begin()
         done += 1
         _check_learning(trainer, folder, done)
-        if done == trainer.planned(done) or done % config.sample_every == 0:
+        ended = _told_to_end(trainer)
+        if ended or done == trainer.planned(done) or done % config.sample_every == 0:
             logger.samples(_samples(trainer, done, trainer.policies))
         if done % config.save_every == 0:
             _save(trainer, folder, done, trainer.state())
@@ -307,6 +391,12 @@ def _learn(
     if saved != done:
         _save(trainer, folder, done, trainer.state())
     return done
+
+
+def _told_to_end(trainer: Trainer) -> bool:
+    """Return whether a callback of any process wants the run to end; without one, ask nobody."""
+    callbacks = trainer.callbacks
+    return bool(callbacks) and trainer.world.any(any(callback.stops for callback in callbacks))
 
 
 def _iterate(trainer: Trainer, folder: RunFolder, done: int) -> MetricRow:
@@ -344,6 +434,8 @@ def _save(
     tensors = whole_tensors(tensors, keep=trainer.world.writes)
     if trainer.world.writes:
         save_checkpoint(folder, done, tensors, meta, trainer.config.keep)
+        for callback in trainer.callbacks:
+            callback.save(trainer, folder.checkpoint_path(done))
 
 
 def _begin(trainer: Trainer, folder: RunFolder, *, resume: bool) -> int:
@@ -418,6 +510,8 @@ def _finish(trainer: Trainer, folder: RunFolder, done: int, console: Console) ->
             means=means,
         )
         evaluation["iterations"] = done
+        for callback in trainer.callbacks:
+            callback.evaluation(trainer, evaluation)
     if trainer.world.writes:
         if evaluation:
             folder.write_evaluation(evaluation)

@@ -34,6 +34,7 @@ from agents.policies.weights import load_policies, part_of
 from agents.records.rows import MetricRow, number
 from agents.rollouts.branches import BranchSampler
 from agents.rollouts.collect import collect, draw_examples, draw_isolated
+from agents.training.callbacks import Callback, load_states, states_of
 from agents.training.details import RewardDetails
 from agents.training.histograms import Histograms
 from agents.training.learner import Learner
@@ -82,6 +83,8 @@ class Trainer:
         learners = [name for name in self.policies if name not in config.frozen]
         self.pool = PartnerPool(self.policies, learners, size=config.pool_size, seed=config.seed)
         self.engine: Engine = BuiltinEngine()
+        self.callbacks: list[Callback] = []
+        """What is told of the run: of episodes here, of the rest by the loop around."""
         self.averages = Averages(
             {name: self.policies[name] for name in learners},
             config.average,
@@ -95,6 +98,8 @@ class Trainer:
         with self.pool.playing(iteration):
             rollout = self.collect(self.assign(iteration), self.isolated(iteration))
             explored = self.explore(rollout, iteration)
+        for callback in self.callbacks:
+            callback.rollout(self, rollout)
         prepared = self.prepare(rollout, explored)
         learned = self.learn(rollout, prepared, iteration)
         row = self.row(rollout, prepared, learned)
@@ -328,6 +333,7 @@ class Trainer:
             "roles": self.roles.state(),
             "ledger": self.ledger.state(),
             "averages": self.averages.state(),
+            **({"callbacks": states} if (states := states_of(self.callbacks)) else {}),
             **meta,
         }
 
@@ -349,6 +355,7 @@ class Trainer:
         self.ledger.load_state(meta.get("ledger", {}))
         # Checkpoints of earlier versions have none.
         self.averages.load(part_of(tensors, "average/"), meta.get("averages", {}))
+        load_states(self.callbacks, meta.get("callbacks", {}))
 
 
 def _asks(rollout: Rollout) -> dict[str, list[int]]:

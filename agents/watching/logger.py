@@ -1,8 +1,8 @@
 """`MetricLogger`: the numbers and sample texts of a run, kept on disk and shown while it goes.
 
-On a terminal a live table, elsewhere one plain line per iteration. Not for messages to people:
-they go through `logging`, with `rich.logging.RichHandler(console=logger.console)` so that they stay
-clear of the live table.
+On a terminal and in a notebook a live table, elsewhere one plain line per iteration. Not for
+messages to people: they go through `logging`, with `RichHandler(console=logger.console)` of
+`rich.logging`, so that they stay clear of the live table.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from agents.records.rows import (
     truncate_rows,
 )
 from agents.watching.display import Progress, live_view, plain_line
+from agents.watching.notebook import NotebookCell
 from agents.watching.tracker import Tracker
 
 _SPEED_WINDOW = 20
@@ -73,13 +74,16 @@ class MetricLogger:
         self._started_at = clock()
         self._logged_at: deque[float] = deque(maxlen=_SPEED_WINDOW + 1)
         self._live: Live | None = None
+        self._cell: NotebookCell | None = None
         out.mkdir(parents=True, exist_ok=True)
         self._drop_cut_short_lines()
         self._load()
 
     def __enter__(self) -> MetricLogger:
         self._started_at = self._clock()
-        if self.console.is_interactive:
+        if self.console.is_jupyter:
+            self._cell = NotebookCell(self.console.width)
+        elif self.console.is_interactive:
             self._live = Live(
                 get_renderable=self._view,
                 console=self.console,
@@ -122,7 +126,9 @@ class MetricLogger:
             append_histograms(self._folder.histograms_path, histograms)
         self._rows.append(dict(row))
         self._logged_at.append(self._clock())
-        if self._live is None:
+        if self._cell is not None:
+            self._cell.show(self._view())
+        elif self._live is None:
             self.console.print(
                 plain_line(self._rows[-1], self._progress()),
                 markup=False,

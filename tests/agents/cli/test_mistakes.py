@@ -137,8 +137,14 @@ CALLS = [
     ("TrainConfig(algorithm='mapo')", "did you mean mappo?"),
     ("TrainConfig(algorithm=dict)", "Expected algorithm to be a name, got the class dict"),
     ("TrainConfig(task='imbd')", "did you mean imdb?"),
-    ("TrainConfig(task=cory_env.make_task('toy'))", "got a task object (ToyTask): register it"),
-    ("TrainConfig(reward=lambda e, r: r)", "got a function: register it"),
+    (
+        "TrainConfig(task=cory_env.make_task('toy'))",
+        "got a task object (ToyTask): pass it to train(config, task=…)",
+    ),
+    (
+        "TrainConfig(reward=lambda e, r: r)",
+        "got a function: pass it to train(config, reward=…), or register it",
+    ),
     ("TrainConfig(model=object())", "save_pretrained"),
     ("TrainConfig(model=['embedded', 'tiny', 'tiny'])", "one for each of 2 policies"),
     ("TrainConfig(trackers=['wandbb'])", "did you mean wandb?"),

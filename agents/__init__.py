@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from agents.evaluation.finished import evaluate
     from agents.policies.load import load_policy
     from agents.training.callbacks import Callback, EarlyStop
-    from agents.training.loop import Run, train
+    from agents.training.loop import train
+    from agents.training.run import Run
     from agents.training.trainer import Trainer
 
 _HOMES = {
     "TrainConfig": "agents.config.train",
-    "Run": "agents.training.loop",
+    "Run": "agents.training.run",
     "train": "agents.training.loop",
     "evaluate": "agents.evaluation.finished",
     "load_policy": "agents.policies.load",

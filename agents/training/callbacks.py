@@ -11,7 +11,7 @@ from agents.records.rows import MetricRow, number, policy_names
 
 if TYPE_CHECKING:
     from agents.evaluation.rows import Evaluation
-    from agents.training.loop import Run
+    from agents.training.run import Run
     from agents.training.trainer import Trainer
     from agents.types import Rollout
 
@@ -136,18 +136,18 @@ def take_step(callbacks: Sequence[Callback], trainer: Trainer, row: MetricRow) -
             )
 
 
-def states_of(callbacks: list[Callback]) -> dict[str, Any]:
+def states_of(callbacks: Sequence[Callback]) -> dict[str, Any]:
     """Return the states of callbacks that have one, by their classes and places among these."""
     return {key: state for key, callback in _keyed(callbacks) if (state := callback.state())}
 
 
-def load_states(callbacks: list[Callback], states: dict[str, Any]) -> None:
+def load_states(callbacks: Sequence[Callback], states: dict[str, Any]) -> None:
     """Give callbacks their states back; one that the run did not have begins anew."""
     for key, callback in _keyed(callbacks):
         if key in states:
             callback.load_state(states[key])
 
 
-def _keyed(callbacks: list[Callback]) -> list[tuple[str, Callback]]:
+def _keyed(callbacks: Sequence[Callback]) -> list[tuple[str, Callback]]:
     names = [type(callback).__name__ for callback in callbacks]
     return [(f"{n} {names[:i].count(n)}", callbacks[i]) for i, n in enumerate(names)]

@@ -6,9 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -45,14 +43,15 @@ from agents.records.checkpoint import (
 )
 from agents.records.folder import RunFolder
 from agents.records.provenance import facts, record
-from agents.records.rows import MetricRow, number, policy_names
+from agents.records.rows import MetricRow
 from agents.records.start import begun, check_run_folder
 from agents.reports.run_page import write_report
 from agents.terminal.hush import hushed
 from agents.terminal.interrupts import Interrupted, deferred_interrupts
 from agents.terminal.streams import go_on, lasting_streams
-from agents.training.callbacks import Callback, take_step
+from agents.training.callbacks import Callback, load_states, states_of, take_step
 from agents.training.given import GivenReward, GivenTask, given_fields
+from agents.training.run import Run
 from agents.training.trainer import FAILURES, Trainer
 from agents.types import Described
 from agents.watching.display import print_before_after
@@ -63,68 +62,6 @@ from cory_env.names import known_arguments
 
 MAX_SKIPPED = 10
 """Updates in a row without a finite loss and gradient after which a run is given up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A run that has ended."""
-
-    folder: Path
-    metrics: list[MetricRow]
-    """One row per iteration."""
-    evaluation: Evaluation | None
-    """On held-out queries; None if it was interrupted or asked for none."""
-    stopped_by: int
-    """Number of the signal that stopped it before its last iteration; 0 if none did."""
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it stopped at a checkpoint before its last iteration."""
-        return self.stopped_by != 0
-
-    def to_pandas(self) -> Any:
-        """Return a data frame with a row per iteration, which `iteration` counts.
-
-        Raises:
-            ValueError: if pandas is not installed.
-        """
-        try:
-            import pandas  # late: nothing else needs it
-        except ImportError:
-            raise ValueError(
-                "Expected pandas to be installed, found no such package: pip install pandas."
-            ) from None
-        return pandas.DataFrame(self.metrics).set_index("iteration")
-
-    def report(self) -> Page:
-        """Return the page of the run, which a notebook shows below the cell."""
-        return Page(RunFolder(self.folder).report_path)
-
-    def __repr__(self) -> str:
-        """Return where it is and how it ended."""
-        last = self.metrics[-1] if self.metrics else {}
-        parts = [repr(str(self.folder)), f"{len(self.metrics)} iterations"]
-        parts += ["interrupted"] * self.interrupted
-        for name in policy_names([last]):
-            reward, kl = (number(last, f"{name}/{key}") for key in ("task_reward", "kl"))
-            parts.append(f"{name}: reward {reward:.3f}, KL {kl:.3f}")
-        return f"Run({', '.join(parts)})"
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of a run."""
-
-    path: Path
-
-    def _repr_html_(self) -> str:
-        """Return the page in a frame: its styles and scripts are its own."""
-        text = escape(self.path.read_text(encoding="utf-8"), quote=True)
-        return f'<iframe srcdoc="{text}" width="100%" height="{_PAGE_HEIGHT}"></iframe>'
-
-
-_PAGE_HEIGHT = 640
-"""Of a page in a notebook, in pixels."""
 
 
 @known_arguments
@@ -183,11 +120,7 @@ _SAME_QUERIES = (
 
 
 def _train(
-    config: TrainConfig,
-    resume: bool,
-    overwrite: bool,
-    console: Console,
-    callbacks: list[Callback],
+    config: TrainConfig, resume: bool, overwrite: bool, console: Console, callbacks: list[Callback]
 ) -> Run:
     check_launcher()
     device, patience = pick_device(config.device), config.process_timeout
@@ -384,12 +317,12 @@ def _learn(
         if ended or done == trainer.planned(done) or done % config.sample_every == 0:
             logger.samples(_samples(trainer, done, trainer.policies))
         if done % config.save_every == 0:
-            _save(trainer, folder, done, trainer.state())
+            _save(trainer, folder, done, _state(trainer))
             saved = done
     if done == 0:
         raise Interrupted(max(trainer.world.gather_list(stop)))  # there is nothing to save
     if saved != done:
-        _save(trainer, folder, done, trainer.state())
+        _save(trainer, folder, done, _state(trainer))
     return done
 
 
@@ -401,7 +334,7 @@ def _told_to_end(trainer: Trainer) -> bool:
 
 def _iterate(trainer: Trainer, folder: RunFolder, done: int) -> MetricRow:
     """Run one iteration; save the state of before if it fails."""
-    before = trainer.state()
+    before = _state(trainer)
     try:
         return trainer.iterate(done)
     except FAILURES:
@@ -419,12 +352,19 @@ def _check_learning(trainer: Trainer, folder: RunFolder, done: int) -> None:
     """
     if max(trainer.learner.skipped_in_a_row.values()) < MAX_SKIPPED:
         return
-    _save(trainer, folder, done, trainer.state())
+    _save(trainer, folder, done, _state(trainer))
     raise DivergenceError(
         f"Expected finite losses and gradients, got {MAX_SKIPPED} updates in a row without; the "
         f"run is saved in {folder}. Begin anew with a lower --learning-rate, or look for a reward "
         "that grows without bound."
     )
+
+
+def _state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what a checkpoint holds: the trainer's state, and that of callbacks that have one."""
+    tensors, meta = trainer.state()
+    states = states_of(trainer.callbacks)
+    return tensors, {**meta, **({"callbacks": states} if states else {})}
 
 
 def _save(
@@ -443,6 +383,7 @@ def _begin(trainer: Trainer, folder: RunFolder, *, resume: bool) -> int:
     config = trainer.config
     if resume and (found := _read(trainer, lambda: next(iter(folder.checkpoints()[-1:]), None))):
         trainer.load_state(*found)
+        load_states(trainer.callbacks, found[1].get("callbacks", {}))
     elif first := _read(trainer, lambda: _first_weights(config, folder, resume)):
         trainer.start_from(first[0])
     patience = config.process_timeout

@@ -34,7 +34,6 @@ from agents.policies.weights import load_policies, part_of
 from agents.records.rows import MetricRow, number
 from agents.rollouts.branches import BranchSampler
 from agents.rollouts.collect import collect, draw_examples, draw_isolated
-from agents.training.callbacks import Callback, load_states, states_of
 from agents.training.details import RewardDetails
 from agents.training.histograms import Histograms
 from agents.training.learner import Learner
@@ -67,13 +66,9 @@ class Trainer:
             name: KLController(coef=brought.kl_coef, target=brought.kl_target)
             for name in self.policies
         }
+        length = self.games.rules.max_new_tokens
         self.algorithm = ALGORITHMS.find(config.algorithm)(
-            brought,
-            self.policies,
-            parts.critics,
-            self.controllers,
-            self.games.rules.max_new_tokens,
-            self.world,
+            brought, self.policies, parts.critics, self.controllers, length, self.world
         )
         self.details = RewardDetails(self.games.rules.reward, self.world)
         self.histograms = Histograms(self.world)
@@ -83,8 +78,7 @@ class Trainer:
         learners = [name for name in self.policies if name not in config.frozen]
         self.pool = PartnerPool(self.policies, learners, size=config.pool_size, seed=config.seed)
         self.engine: Engine = BuiltinEngine()
-        self.callbacks: list[Callback] = []
-        """What is told of the run: of episodes here, of the rest by the loop around."""
+        self.callbacks: Sequence[Any] = ()  # of agents.training.callbacks, which knows this class
         self.averages = Averages(
             {name: self.policies[name] for name in learners},
             config.average,
@@ -333,7 +327,6 @@ class Trainer:
             "roles": self.roles.state(),
             "ledger": self.ledger.state(),
             "averages": self.averages.state(),
-            **({"callbacks": states} if (states := states_of(self.callbacks)) else {}),
             **meta,
         }
 
@@ -355,7 +348,6 @@ class Trainer:
         self.ledger.load_state(meta.get("ledger", {}))
         # Checkpoints of earlier versions have none.
         self.averages.load(part_of(tensors, "average/"), meta.get("averages", {}))
-        load_states(self.callbacks, meta.get("callbacks", {}))
 
 
 def _asks(rollout: Rollout) -> dict[str, list[int]]:

@@ -57,6 +57,8 @@ _FIGURES = {
 
 
 _MEANINGS = {
+    "KL, nats": "how far a response is from the reference's, summed over its tokens",
+    "reward − η KL": "what is learnt for, η being the price of a nat",
     "length": "tokens of a response",
     "distinct-2": f"share of different word pairs in {DISTINCT_GROUP} responses",
     "greedy": "reward of the most probable responses",

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 _ANSWERED = (
     "Model has `tie_word_embeddings=True`",  # agents.publishing.merge unties before it merges
     "fan_in_fan_out is set to",  # peft mends it itself, layer by layer
+    "IProgress not found",  # tqdm in a notebook without widgets: its bars are silent here
 )
-"""How warnings of peft begin that need nobody's attention, with the reason."""
+"""How warnings of libraries begin that need nobody's attention, with the reason."""
 
 
 @contextmanager
@@ -23,22 +24,20 @@ def hushed() -> Iterator[None]:
     bitsandbytes = logging.getLogger("bitsandbytes")
     level = bitsandbytes.level
     bitsandbytes.setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        for beginning in _ANSWERED:
+            warnings.filterwarnings("ignore", message=beginning)
+        from transformers.utils import logging as transformers_logging
 
-    verbosity, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            for beginning in _ANSWERED:
-                warnings.filterwarnings("ignore", message=beginning)
+        verbosity = transformers_logging.get_verbosity()
+        bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
             yield
-    finally:
-        bitsandbytes.setLevel(level)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        finally:
+            bitsandbytes.setLevel(level)
+            transformers_logging.set_verbosity(verbosity)
+            if bars:
+                transformers_logging.enable_progress_bar()

@@ -137,6 +137,10 @@ class Engine(ABC):
             EngineError: if the engine fails, or returns what no policy can have said.
         """
 
+    def warning(self) -> str:
+        """Return a line for the user, if something has changed since it was last asked for."""
+        return ""
+
     def rest(self) -> None:  # noqa: B027
         """Release GPU memory for the update, until the next `sync`."""
 
@@ -181,12 +185,29 @@ class AdapterFolder:
         self.present: dict[str, Adapter] = {}
 
     def write(self, policy: Policy) -> Adapter:
-        """Write a policy's present weights; the version before stays until `remove`."""
+        """Write a policy's present weights; the version before stays until `remove`.
+
+        Raises:
+            EngineError: if the disk has no room for them.
+        """
+        from safetensors import SafetensorError
+
+        from agents.models.adapters import LoraBackbone
+
+        assert isinstance(policy.backbone, LoraBackbone)  # of an engine that `needs_lora`
         self._count += 1
         name = f"{policy.name}-{self._run}-{self._count}"
         adapter = Adapter(name, self._count, self.root / name)
-        adapter.folder.mkdir(parents=True)
-        policy.backbone.save_pretrained(policy.name, adapter.folder)
+        try:
+            adapter.folder.mkdir(parents=True)
+            # No tokenizer: texts stay with the learner, and vLLM reads none with an adapter.
+            policy.backbone.save_adapter(policy.name, adapter.folder)
+        except (OSError, SafetensorError) as error:
+            self.remove(adapter)
+            raise EngineError(
+                f"Expected to write an adapter to {adapter.folder}, got {error}: make room there, "
+                "and go on with --resume."
+            ) from error
         self.present[policy.name] = adapter
         return adapter
 

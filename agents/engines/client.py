@@ -45,6 +45,14 @@ class ServedModel(NamedTuple):
 class StatusError(EngineError):
     """The server has answered a request with an HTTP error."""
 
+    def __init__(self, status: int, path: str, reason: str):
+        super().__init__(f"HTTP {status} for {path} ({reason}).")
+        self.status = status
+
+
+class LostError(EngineError):
+    """The server does not answer, or has failed: another one may answer instead."""
+
 
 class VLLMClient:
     """Client of one server; the environment variable VLLM_API_KEY holds its API key, if any."""
@@ -67,8 +75,11 @@ class VLLMClient:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def base_model(self) -> ServedModel:
-        """Return the base model, to which adapters are added."""
-        reply = self._json("/v1/models")
+        """Return the base model, to which adapters are added.
+
+        Waits thirty seconds at most: nothing is generated yet.
+        """
+        reply = self._json("/v1/models", timeout_s=min(30, self._timeout_s))
         try:
             [card] = [card for card in reply["data"] if not card.get("parent")]
             return ServedModel(card["id"], card["root"] or card["id"], int(card["max_model_len"]))
@@ -85,6 +96,7 @@ class VLLMClient:
             # No retry: had only the answer been lost, the server would refuse the name as taken.
             self._send("/v1/load_lora_adapter", body, retries=0)
         except StatusError as error:
+            self._expect_alive(error)
             raise EngineError(
                 f"Expected the server to load the adapter in {adapter.folder}, got {error} Start "
                 f"it as `{START}`, with --max-lora-rank of at least the run's lora_rank, and where "
@@ -128,13 +140,26 @@ class VLLMClient:
             )
         return sampled
 
-    def _json(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        text = self._send(path, body, retries=self._retries)
+    def _json(
+        self, path: str, body: dict[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        try:
+            text = self._send(path, body, retries=self._retries, timeout_s=timeout_s)
+        except StatusError as error:
+            self._expect_alive(error)
+            raise
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
             raise EngineError(
                 f"Expected JSON from the vLLM server at {self.url}{path}, got {text[:80]!r}."
+            ) from error
+
+    def _expect_alive(self, error: StatusError) -> None:
+        if error.status >= 500:
+            raise LostError(
+                f"Expected the vLLM server at {self.url} to answer, got {str(error).rstrip('.')}: "
+                "look into its log, start it again, and go on with --resume."
             ) from error
 
     def _send(
@@ -157,10 +182,10 @@ class VLLMClient:
                 with self._opener.open(request, timeout=timeout_s or self._timeout_s) as response:
                     return response.read().decode("utf-8", errors="replace")
             except urllib.error.HTTPError as error:
-                raise StatusError(f"HTTP {error.code} for {path} ({_reason(error)}).") from error
+                raise StatusError(error.code, path, _reason(error)) from error
             except (OSError, http.client.HTTPException, ValueError) as error:
                 if attempt == retries or _timed_out(error):
-                    raise EngineError(
+                    raise LostError(
                         f"Expected a vLLM server at {self.url}, got no answer to {path} ({error}): "
                         f"start it as `{START}`, or pass its --engine-url."
                     ) from error
@@ -178,4 +203,4 @@ def _reason(error: urllib.error.HTTPError) -> str:
     text = error.read().decode("utf-8", errors="replace")
     with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
         text = json.loads(text)["error"]["message"]
-    return " ".join(str(text).split())[:300]
+    return " ".join(str(text).split())

@@ -10,7 +10,7 @@ vllm/lora/request.py (`LoRARequest`) and vllm/config/lora.py (`MaxLoRARanks`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -57,6 +57,7 @@ def start_vllm(
     memory: float,
     max_tokens: int,
     seed: int,
+    device: Mapping[str, Any],
 ) -> Any:
     """Load the base model a second time, into vLLM, and return its `LLM`.
 
@@ -68,6 +69,7 @@ def start_vllm(
         memory: the part of the GPU's memory that vLLM takes while it is awake, in (0, 1].
         max_tokens: longest prompt and response together.
         seed: of what a request does not seed itself.
+        device: further options of `LLM`, for the device.
 
     Raises:
         EngineError: if vLLM is not installed, or cannot start.
@@ -84,9 +86,21 @@ def start_vllm(
         max_loras=num_policies,
         # vLLM refuses what is larger than the largest of its ranks.
         max_lora_rank=next((r for r in RANKS if r >= rank), rank),
-        enable_sleep_mode=True,
         **_OPTIONS,
+        **device,
     )
+
+
+def whole_prompts(batch_size: int, max_tokens: int) -> dict[str, Any]:
+    """Return the options that keep vLLM's build for CPUs from reading a prompt in pieces.
+
+    A request with a seed whose prompt is read in pieces ends its engine there ("CPU Generator does
+    not use offset", `_bookkeeping_sync` in vllm/v1/worker/gpu_model_runner.py of 0.32.0).
+    """
+    return {
+        "max_num_batched_tokens": batch_size * max_tokens,
+        "enable_chunked_prefill": False,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +121,16 @@ class VLLMEngine(Engine):
     importance_cap = IMPORTANCE_CAP
     Config = VLLMConfig
 
-    def __init__(self, llm: Any, folder: Path):
+    def __init__(self, llm: Any, folder: Path, *, sleeps: bool):
         """Take over a started vLLM.
 
         Args:
             llm: from `start_vllm`.
             folder: where to write adapters.
+            sleeps: whether there is memory to give back between rollouts: that of a GPU.
         """
         self._llm: Any = llm
+        self._sleeps = sleeps
         self._adapters = AdapterFolder(folder)
         self._asleep = False
 
@@ -127,6 +143,10 @@ class VLLMEngine(Engine):
         """
         options = run.config.engine_config
         assert isinstance(options, VLLMConfig)
+        from agents.models.loading import pick_device
+
+        sleeps = pick_device(run.config.device).type == "cuda"
+        on_cpu = whole_prompts(run.config.batch_size, run.max_tokens)
         llm = start_vllm(
             run.model,
             num_policies=len(run.policies),
@@ -135,8 +155,9 @@ class VLLMEngine(Engine):
             memory=options.engine_memory,
             max_tokens=run.max_tokens,
             seed=run.config.seed,
+            device={"enable_sleep_mode": True} if sleeps else on_cpu,
         )
-        return cls(llm, run.folder)
+        return cls(llm, run.folder, sleeps=sleeps)
 
     def sync(self, policy: Policy) -> None:
         """Wake up, and write the policy's adapter for the requests to come."""
@@ -194,7 +215,9 @@ class VLLMEngine(Engine):
         return lora_request(adapter.name, adapter.number, str(adapter.folder))
 
     def rest(self) -> None:
-        """Move the weights to main memory and drop the key-value cache."""
+        """Move the weights to main memory and drop the key-value cache, if they are on a GPU."""
+        if not self._sleeps:
+            return
         _ask("sleep", self._llm.sleep, level=1)
         self._asleep = True
 
@@ -225,7 +248,13 @@ def _ask(what: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any
     try:
         return call(*args, **options)
     except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
         raise EngineError(
-            f"Expected vLLM to {what}, got {type(error).__name__}: {line}."
+            f"Expected vLLM to {what}, got {type(error).__name__}: {_why(error)}."
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """Return what an error says, whole and in one line; of pydantic's, without where it was."""
+    told = getattr(error, "errors", None)
+    text = "; ".join(str(part["msg"]) for part in told()) if told else str(error)
+    return " ".join(text.split()).rstrip(".")

@@ -138,8 +138,12 @@ class LoraBackbone(Backbone):
 
     def save_pretrained(self, name: str, folder: Path, *, writes: bool = True) -> None:
         """Write a peft adapter folder with its tokenizer; adapters are whole everywhere."""
-        if not writes:
-            return
+        if writes:
+            self.save_adapter(name, folder)
+            self.tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, name: str, folder: Path) -> None:
+        """Write a peft adapter folder, for one who has base and tokenizer."""
         # Base weights are frozen and of their own size: peft need not look for the base to compare.
         self.model.save_pretrained(
             str(folder), selected_adapters=[name], save_embedding_layers=False
@@ -150,7 +154,6 @@ class LoraBackbone(Backbone):
         (folder / name).rmdir()
         # peft's card is a form to fill in, and names the base by its path on this machine.
         (folder / "README.md").unlink(missing_ok=True)
-        self.tokenizer.save_pretrained(folder)
 
 
 def lora_config(

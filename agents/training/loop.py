@@ -308,8 +308,9 @@ def _learn(
         row = _iterate(trainer, folder, done)
         take_step(trainer.callbacks, trainer, row)
         logger.log(row, trainer.histograms.row(done))
-        if (line := trainer.algorithm.warning()) and trainer.world.writes:
-            logger.console.print(line, highlight=False, soft_wrap=True)
+        for line in filter(None, (trainer.algorithm.warning(), trainer.engine.warning())):
+            if trainer.world.writes:
+                logger.console.print(line, highlight=False, soft_wrap=True)
         begin()
         done += 1
         _check_learning(trainer, folder, done)

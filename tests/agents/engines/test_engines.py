@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
 from agents.cli.main import main
 from agents.config.train import TrainConfig
 from agents.engines import BuiltinEngine
-from agents.engines.base import row_seeds
+from agents.engines.base import EngineRun, row_seeds
 from agents.engines.client import VLLMClient
 from agents.engines.start import make_engine
+from agents.engines.vllm_local import VLLMEngine
 from agents.engines.vllm_server import VLLMServerEngine
 from agents.errors import EngineError
+from agents.models import loading
 from agents.models.adapters import LoraBackbone, lora_config
 from agents.models.files import EMBEDDED_MODEL
 from agents.models.loading import load_base
@@ -94,7 +99,7 @@ def moved_policy(model: str, *, moved: float = 0.2, **options) -> LLMPolicy:
 
 def connect(url: str, fake: FakeVLLM, tmp_path, *, max_tokens: int = 16, **options):
     return VLLMServerEngine(
-        VLLMClient(url, timeout_s=20),
+        [VLLMClient(url, timeout_s=20)],
         model=fake.model,
         folder=tmp_path / "adapters",
         max_tokens=max_tokens,
@@ -353,9 +358,9 @@ def assert_rests_are_greedy(engine, policy):
 
 def test_a_server_continues_a_response_from_any_cut(url, fake, tmp_path):
     cuts = assert_rests_are_greedy(connect(url, fake, tmp_path), moved_policy(fake.model, moved=1))
-    asked = {len(b["prompt"]): b["max_tokens"] for b in fake.bodies("/v1/completions")[4:]}
-    lengths = [len(prompt) + cut for prompt, cut in zip(PROMPTS, cuts, strict=True)]
-    assert asked == {n: 3 - cut for n, cut in zip(lengths, cuts, strict=True)}
+    bodies = fake.bodies("/v1/completions")[4:]  # in the order in which they came
+    asked = sorted((len(body["prompt"]), body["max_tokens"]) for body in bodies)
+    assert asked == sorted((len(p) + cut, 3 - cut) for p, cut in zip(PROMPTS, cuts, strict=True))
 
 
 def test_a_rest_that_is_too_long_for_its_response_is_not_believed(url, fake, tmp_path):
@@ -476,7 +481,7 @@ def test_a_server_that_hangs_is_not_waited_for_twice(url, fake, tmp_path):
     policy = moved_policy(fake.model)
     client = VLLMClient(url, timeout_s=0.3)
     engine = VLLMServerEngine(
-        client, model=fake.model, folder=tmp_path / "adapters", max_tokens=16, reshaped=False
+        [client], model=fake.model, folder=tmp_path / "adapters", max_tokens=16, reshaped=False
     )
     hanging = threading.Event()
     fake.fault = lambda path, count: hanging.wait(20)
@@ -761,6 +766,8 @@ class StandIn:
         max_loras: int = 1,
         max_lora_rank: int = 16,
         enable_sleep_mode: bool = False,
+        max_num_batched_tokens: int | None = None,
+        enable_chunked_prefill: bool = True,
         logprobs_mode: str = "raw_logprobs",
         generation_config: str = "auto",
     ):
@@ -808,6 +815,7 @@ class StandInLLM:
         self.calls: list[str] = []
 
     def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        assert self.options["enable_sleep_mode"]
         assert level == 1
         self.calls.append("sleep")
         self.asleep = True
@@ -857,23 +865,57 @@ def local_config(toy_config, fake):
     return make
 
 
-def test_vllm_in_the_process_gets_a_new_version_every_iteration_and_sleeps_between(
-    local_config, stand_in, fake
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_vllm_in_the_process_gets_a_new_version_every_iteration_and_sleeps_between_on_a_gpu(
+    local_config, stand_in, fake, sleeps
 ):
     trainer = start(local_config(temperature=0.8, top_p=0.9))
+    engine = trainer.engine
+    stand_in.llms[0].options["enable_sleep_mode"] = engine._sleeps = sleeps
     [llm] = stand_in.llms
     rows = [trainer.iterate(iteration) for iteration in range(2)]
     for row in rows:
         assert row["llm_0/sampler_gap"] < FLOAT32
         assert row["llm_1/sampler_gap"] < FLOAT32
     kinds = [call.split("-")[0] for call in llm.calls]
-    first = ["llm_0", "llm_1", "sleep"]
-    assert kinds == [*first, "wake_up", "llm_1", "llm_0", "sleep"]
+    expected = ["llm_0", "llm_1", "sleep", "wake_up", "llm_1", "llm_0", "sleep"]
+    if not sleeps:
+        expected = [kind for kind in expected if kind.startswith("llm")]
+    assert kinds == expected
     assert len(set(llm.options["ids"])) == 4
     found = fake.loaded[-1][1]
     assert found.keys() == trainer.policies["llm_0"].parameters().keys()
     trainer.engine.close()
     assert not (trainer.config.run_folder / "adapters_0").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cuda", {"enable_sleep_mode": True, "enable_chunked_prefill": True}),
+        (
+            "cpu",
+            {
+                **{"enable_sleep_mode": False, "enable_chunked_prefill": False},
+                "max_num_batched_tokens": 8 * 35,
+            },
+        ),
+    ],
+)
+def test_vllm_in_the_process_is_started_for_the_device(
+    local_config, stand_in, tmp_path, monkeypatch, device, expected
+):
+    config = local_config(batch_size=8)
+    policies = start(config).policies
+    monkeypatch.setattr(loading, "pick_device", lambda name: torch.device(device))
+    VLLMEngine.from_run(
+        EngineRun(
+            config=config, policies=policies, max_tokens=35, model=config.model,
+            dtype="float32", folder=tmp_path,
+        )
+    )  # fmt: skip
+    found = stand_in.llms[-1].options
+    assert {key: found[key] for key in expected} == expected
 
 
 def test_vllm_in_the_process_is_started_for_what_the_run_needs(local_config, stand_in, fake):
@@ -882,7 +924,7 @@ def test_vllm_in_the_process_is_started_for_what_the_run_needs(local_config, sta
     expected = {
         **{"model": fake.model, "dtype": "float32", "seed": 7, "gpu_memory_utilization": 0.25},
         **{"max_model_len": 35, "enable_lora": True, "max_loras": 2, "max_lora_rank": 32},
-        **{"enable_sleep_mode": True, "logprobs_mode": "processed_logprobs"},
+        "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",
     }
     assert {key: llm.options[key] for key in expected} == expected
@@ -928,8 +970,78 @@ def test_a_vllm_that_does_not_start_is_one_line(local_config, stand_in):
         raise ValueError("Free memory is less\nthan desired")
 
     stand_in.LLM = broken
-    with pytest.raises(EngineError, match=r"vLLM to start, got ValueError: Free memory is less\.$"):
+    with pytest.raises(
+        EngineError, match=r"to start, got ValueError: Free memory is less than desired\.$"
+    ):
         start(local_config())
+
+
+def test_an_invalid_option_of_vllm_is_said_without_where_it_was(local_config, stand_in):
+    class ValidationError(ValueError):
+        """As pydantic words it."""
+
+        def errors(self):
+            return [{"msg": "Value error, Sleep mode is not supported\non this platform"}]
+
+    def broken(**kwargs):
+        raise ValidationError("1 validation error for ModelConfig\n  Value error, Sleep mode …")
+
+    stand_in.LLM = broken
+    with pytest.raises(
+        EngineError, match="Error: Value error, Sleep mode is not supported on this"
+    ):
+        start(local_config())
+
+
+def test_a_server_that_fails_says_to_look_into_its_log_and_to_go_on(url, fake, tmp_path):
+    engine = connect(url, fake, tmp_path)
+    said = (
+        "EngineCore encountered an issue. See stack trace (above) for the root cause. " + 40 * "x"
+    )
+
+    def fault(path: str, count: int) -> None:
+        raise Refusal(500, said)
+
+    fake.fault = fault
+    with pytest.raises(EngineError) as caught:
+        engine._servers[0].client.complete([1], model=fake.model)
+    assert f"HTTP 500 for /v1/completions ({said})" in str(caught.value)
+    assert "log, start it again, and go on with --resume" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("I/O error")])
+def test_a_disk_without_room_for_an_adapter_is_one_line_and_the_run_can_go_on(
+    server_config, fake, monkeypatch, error
+):
+    whole = train(server_config(iterations=2, save_every=1), console=QUIET)
+    config = server_config(iterations=2, save_every=1, out=f"{whole.folder}_cut")
+    written, save = [], LoraBackbone.save_adapter
+
+    def full(backbone, name, folder):
+        written.append(name)
+        (folder / "half").touch()
+        if len(written) == 3:
+            raise error
+        save(backbone, name, folder)
+        (folder / "half").unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoraBackbone, "save_adapter", full)
+        with pytest.raises(EngineError, match=r"to write an adapter to .* go on with --resume\."):
+            train(config, console=QUIET)
+    assert not list(config.run_folder.glob("adapters_*"))
+    assert fake.present == {}
+    parts = train(config, resume=True, console=QUIET)
+    assert [timeless(row) for row in parts.metrics] == [timeless(row) for row in whole.metrics]
+
+
+def test_an_adapter_is_pushed_without_a_tokenizer(url, fake, tmp_path):
+    engine = connect(url, fake, tmp_path)
+    policy = moved_policy(fake.model)
+    engine.sync(policy)
+    [folder] = (tmp_path / "adapters").iterdir()
+    found = sorted(path.name for path in folder.iterdir())
+    assert found == ["adapter_config.json", "adapter_model.safetensors"]
 
 
 def test_without_vllm_the_error_says_how_to_install_it(capsys, local_config, monkeypatch):
@@ -939,3 +1051,123 @@ def test_without_vllm_the_error_says_how_to_install_it(capsys, local_config, mon
     argv = ["train", "toy", *flags(chosen, *names, "engine", "out")]
     fails(capsys, argv, "pip install", "vllm>=0.11", "--engine builtin")
     assert not chosen.run_folder.exists()
+
+
+# --- several servers ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(tiny_folder, monkeypatch):
+    """Serve three fakes; yields them and their addresses."""
+    monkeypatch.setattr("agents.engines.client.time", SimpleNamespace(sleep=lambda s: None))
+    fakes = [FakeVLLM(tiny_folder) for _ in range(3)]
+    with ExitStack() as stack:
+        yield fakes, [stack.enter_context(serve(fake)) for fake in fakes]
+
+
+def connect_all(urls: Sequence[str], model: str, tmp_path) -> VLLMServerEngine:
+    return VLLMServerEngine(
+        [VLLMClient(url, timeout_s=20) for url in urls],
+        model=model, folder=tmp_path / "adapters", max_tokens=16, reshaped=False,
+    )  # fmt: skip
+
+
+def lost(path: str, count: int) -> None:
+    raise ConnectionResetError
+
+
+def lost_core(path: str, count: int) -> None:
+    raise Refusal(500, "EngineCore encountered an issue")
+
+
+def test_rows_go_over_several_servers_and_every_adapter_to_each(three, tmp_path):
+    fakes, urls = three
+    engine, policy = connect_all(urls, fakes[0].model, tmp_path), moved_policy(fakes[0].model)
+    engine.sync(policy)
+    engine.sync(policy)
+    draws = uniforms(4)
+    found = engine.generate(policy, PROMPTS, max_new_tokens=3, uniforms=draws)
+    [name] = fakes[0].present
+    assert [list(fake.present) for fake in fakes] == [[name]] * 3
+    assert [len(fake.bodies("/v1/completions")) for fake in fakes] == [2, 1, 1]
+    alone = connect_all(urls[:1], fakes[0].model, tmp_path / "alone")
+    alone.sync(policy)
+    expected = alone.generate(policy, PROMPTS, max_new_tokens=3, uniforms=draws)
+    assert torch.equal(found.tokens.response_ids, expected.tokens.response_ids)
+    assert torch.equal(found.tokens.sampled_log_probs, expected.tokens.sampled_log_probs)
+    alone.close()
+    engine.close()
+    assert [fake.present for fake in fakes] == [{}, {}, {}]
+    assert engine.warning() == ""
+
+
+@pytest.mark.parametrize("fault", [lost, lost_core])
+def test_a_server_that_dies_is_left_out_with_a_line_and_its_rows_go_to_the_others(
+    three, tmp_path, fault
+):
+    fakes, urls = three
+    engine, policy = connect_all(urls, fakes[0].model, tmp_path), moved_policy(fakes[0].model)
+    engine.sync(policy)
+    draws = uniforms(4)
+    expected = engine.generate(policy, PROMPTS, max_new_tokens=3, uniforms=draws)
+    fakes[0].fault = fault
+    found = engine.generate(policy, PROMPTS, max_new_tokens=3, uniforms=draws)
+    # a row's seed goes with it: servers that answer it alike make no difference
+    assert torch.equal(found.tokens.response_ids, expected.tokens.response_ids)
+    line = engine.warning()
+    assert line.startswith(f"Left out the vLLM server at {urls[0]}, 2 left: Expected ")
+    assert "\n" not in line
+    assert engine.warning() == ""
+    asked = len(fakes[0].requests)
+    fakes[1].fault = fault
+    engine.sync(policy)  # the second is found dead here
+    assert len(fakes[0].requests) == asked
+    engine.generate(policy, PROMPTS, max_new_tokens=3, uniforms=draws)
+    assert engine.warning().startswith(f"Left out the vLLM server at {urls[1]}, 1 left: ")
+    fakes[2].fault = fault
+    with pytest.raises(EngineError, match=f"{urls[2]}"):
+        engine.generate(policy, PROMPTS, max_new_tokens=3, uniforms=draws)
+    engine.close()
+
+
+def test_a_refusal_of_one_server_ends_the_run_and_is_not_asked_of_another(three, tmp_path):
+    fakes, urls = three
+    engine, policy = connect_all(urls, fakes[0].model, tmp_path), moved_policy(fakes[0].model)
+    engine.sync(policy)
+    fakes[1].fault = refuse(400, "no", on="/v1/completions")
+    with pytest.raises(EngineError, match="HTTP 400"):
+        engine.generate(policy, PROMPTS, max_new_tokens=3, uniforms=uniforms(4))
+    assert engine.warning() == ""
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_all_servers_must_be_what_the_run_needs_when_it_starts(three, tmp_path, wrong):
+    fakes, urls = three
+    fakes[wrong].max_model_len = 8
+    with pytest.raises(EngineError, match=f"{urls[wrong]} to have room for 16 tokens, got 8"):
+        connect_all(urls, fakes[0].model, tmp_path)
+    fakes[wrong].fault = lost
+    with pytest.raises(EngineError, match=urls[wrong]):
+        connect_all(urls, fakes[0].model, tmp_path)
+
+
+def test_a_run_goes_on_without_a_server_to_the_same_end_and_says_so(server_config, three, tmp_path):
+    fakes, urls = three
+    one = train(server_config(iterations=3, out=str(tmp_path / "one")), console=QUIET)
+    config = server_config(engine_url=",".join(urls), iterations=3, out=str(tmp_path / "three"))
+
+    def fault(path: str, count: int) -> None:
+        if len(fakes[1].bodies("/v1/load_lora_adapter")) > 2:
+            raise ConnectionResetError
+
+    fakes[1].fault = fault
+    console = Console(record=True, width=400)
+    found = train(config, console=console)
+    assert [timeless(row) for row in found.metrics] == [timeless(row) for row in one.metrics]
+    assert console.export_text().count(f"Left out the vLLM server at {urls[1]}, 2 left") == 1
+
+
+@pytest.mark.parametrize("url", ["http://a:1,b:2", "http://a:1,", ","])
+def test_every_address_begins_with_http(url):
+    with pytest.raises(ValueError, match="begins with http:// or https://"):
+        TrainConfig(engine="vllm_server", engine_url=url)

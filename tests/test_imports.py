@@ -48,7 +48,7 @@ ROOMS = {
     "models": {"registries", "config", "maths", "distributed", "records"},
     "policies": {"types", "config", "maths", "distributed", "models", "terminal"},
     "engines": {"types", "errors", "registries", "config", "models", "policies", "records"},
-    "rewards": {"config", "models", "policies", "engines"},
+    "rewards": {"types", "config", "models", "policies", "engines"},
     "rollouts": {"types", "errors", "ledger", "distributed", "policies", "engines"},
     "algorithms": {
         *("types", "registries", "config", "maths", "distributed", "models", "policies"),
@@ -72,6 +72,10 @@ ROOMS = {
     "acting": {
         *("types", "errors", "ledger", "config", "maths", "models", "policies", "environments"),
         *("records", "terminal", "watching", "reports", "training"),
+    },
+    "judging": {
+        *("types", "config", "models", "policies", "rewards", "evaluation", "checks", "tasks"),
+        *("records", "publishing", "terminal"),
     },
     "studies": {"ledger", "registries", "config", "maths", "records", "reports", "terminal"},
 }

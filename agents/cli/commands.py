@@ -167,6 +167,32 @@ class AverageFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeFlags:
+    """Fit a reward model to what a judge prefers among the responses of a run.
+
+    Its policies answer queries of the training split alone, twice each, and the judge is asked in
+    both orders. What it fits is a folder for `train --reward`.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    out: Path | None = None
+    """New or empty folder for the reward model; must be given."""
+    judge: str = "task"
+    """`task`: the run's own reward. `lm:MODEL`: a language model, asked A or B. `rubric:FILE`: a
+    judge behind an endpoint. `FILE.py:FUNCTION`: yours, from lists of queries, first and second
+    responses to a list of A, B and tie."""
+    pairs: int = 500
+    """Queries that are answered twice; >= 20."""
+    import_: Imports = ()
+    """A file or module with plug-ins of your own; may be repeated."""
+    seed: int = 0
+    """Of queries, responses, sides and the new head."""
+    device: str = ""
+    """Where to compute; empty for the run's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MergeFlags:
     """Write an adapter and its base as one model, which transformers loads without peft."""
 
@@ -266,6 +292,7 @@ COMMANDS: dict[str, type[Any]] = {
     "evaluate": EvaluateFlags,
     "report": ReportFlags,
     "average": AverageFlags,
+    "judge": JudgeFlags,
     "merge": MergeFlags,
     "push": PushFlags,
     "play": PlayFlags,

@@ -26,6 +26,7 @@ from agents.cli.commands import (
     EnvFlags,
     EvaluateFlags,
     FirstFlags,
+    JudgeFlags,
     ListFlags,
     MergeFlags,
     NewTaskFlags,
@@ -71,6 +72,7 @@ USAGE = """usage: {program} COMMAND …
                                                          --serve: live, while they train
   average RUN [RUN …] --out DIR [--weights 1 1]          the mean of policies as one: of a pair,
                                                          of adapters, of a run's checkpoints
+  judge RUN --judge task|lm:MODEL|… --out DIR            a reward model of what a judge prefers
   merge POLICY OUT [--dtype bfloat16]                    write an adapter and its base as one model
   push RUN ORG/NAME [--public]                           upload the policies of a run to the hub
   play TASK [--seat observer_0] [--partner POLICY]       take a seat yourself, a model has the other
@@ -121,6 +123,7 @@ def _run(argv: list[str]) -> int:
         "evaluate": _evaluate,
         "report": _report,
         "average": _average,
+        "judge": _judge,
         "merge": _merge,
         "push": _push,
         "play": _play,
@@ -389,6 +392,19 @@ def _average(argv: list[str]) -> int:
         from agents.publishing.average import average
 
     print(average(flags.policies, flags.out, **options))
+    return 0
+
+
+def _judge(argv: list[str]) -> int:
+    flags, _ = parse(JudgeFlags, argv, prog="judge")
+    import_plugins(*flags.import_)
+    if flags.out is None:
+        raise ValueError("Expected a folder to write to, got none: pass --out DIR.")
+    with hushed():
+        from agents.judging.judge import judge
+
+    options = {"pairs": flags.pairs, "seed": flags.seed, "device": flags.device}
+    print(judge(flags.run, flags.out, by=flags.judge, **options))
     return 0
 
 

@@ -72,7 +72,7 @@ def evaluate(
         raise ValueError(f"Expected at least 1 query, got {num_queries}.")
     split = split or config.test_split
     task = build_task(config.task, split, config.task_arguments)
-    parts, means = _load(config, checkpoints[-1])
+    parts, means = load_run(config, checkpoints[-1])
     asked = {"split": split, "num_queries": num_queries, "decoding": decoding, "means": means}
     evaluation = evaluate_policies(config, parts.policies, task, parts.reward, **asked)
     evaluation["iterations"] = folder.iterations_done()
@@ -80,7 +80,7 @@ def evaluate(
     return evaluation
 
 
-def _load(config: TrainConfig, checkpoint: Path) -> tuple[Parts, dict[str, Mean]]:
+def load_run(config: TrainConfig, checkpoint: Path) -> tuple[Parts, dict[str, Mean]]:
     """Return the parts of a run with the weights of a checkpoint, and the averages up to it."""
     tensors, meta = load_checkpoint(checkpoint)
     parts = Parts.build(config, learns=False)

@@ -1,0 +1,1 @@
+"""Preferences of a judge, and the reward model that fits them."""

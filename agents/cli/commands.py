@@ -184,6 +184,8 @@ class JudgeFlags:
     responses to a list of A, B and tie."""
     pairs: int = 500
     """Queries that are answered twice; >= 20."""
+    learning_rate: float = 1e-3
+    """Adam step size of the reward model; > 0. About 1e-5 for a model of a billion parameters."""
     import_: Imports = ()
     """A file or module with plug-ins of your own; may be repeated."""
     seed: int = 0

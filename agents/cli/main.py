@@ -404,7 +404,8 @@ def _judge(argv: list[str]) -> int:
         from agents.judging.judge import judge
 
     options = {"pairs": flags.pairs, "seed": flags.seed, "device": flags.device}
-    print(judge(flags.run, flags.out, by=flags.judge, **options))
+    rate = flags.learning_rate
+    print(judge(flags.run, flags.out, by=flags.judge, learning_rate=rate, **options))
     return 0
 
 

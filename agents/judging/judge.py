@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from agents.records.rows import write_atomically
 from agents.rewards.classifier import ClassifierReward
 from agents.tasks import build_task
 from agents.terminal.hush import hushed
-from cory_env.types import Float64Array
 
 LEAST = 0.6
 """Accuracy on held-out pairs below which a reward model is not written."""
@@ -74,6 +74,7 @@ def judge(
     *,
     by: str = "task",
     pairs: int = 500,
+    learning_rate: float = 1e-3,
     seed: int = 0,
     device: str = "",
 ) -> Judgement:
@@ -84,6 +85,7 @@ def judge(
         out: new or empty folder for the reward model, a sequence classifier of transformers.
         by: `task`, `lm:MODEL`, `rubric:FILE` or `FILE.py:FUNCTION`.
         pairs: queries that are answered twice each; at least 20.
+        learning_rate: of the reward model; > 0.
         seed: of queries, responses, sides and head.
         device: where responses are made and judged; empty for the run's own.
 
@@ -92,27 +94,58 @@ def judge(
             does not learn what it prefers: nothing is written then.
     """
     out, folder = Path(out), RunFolder(Path(run))
-    check_new(out)
-    check_judge(by)
-    if pairs < 20:
-        raise ValueError(f"Expected at least 20 pairs to learn from, got {pairs}.")
-    config = check_run(folder.path)
+    config, checkpoint = _checked(folder, out, by, pairs, learning_rate)
     config = config.replace(device=device or config.device)
-    if not (checkpoints := folder.checkpoints()):
-        raise ValueError(f"Expected a run with a checkpoint, got {folder}, which has none yet.")
-    drawn, reward = draw_pairs(config, checkpoints[-1], pairs, seed)
+    drawn, reward = draw_pairs(config, checkpoint, pairs, seed)
     if not drawn:
         raise ValueError(
             f"Expected policies that answer a query in more than one way, got {pairs} pairs of one "
             f"text each from {folder}: judge an earlier run."
         )
     found = ask(build_judge(by, reward, config.device), drawn)
-    return _learn(config, out, by, drawn, found, seed)
+    learnt, held_out = _split(drawn, found, by, seed)
+    model = _begin(config, seed)
+    model.fit(*learnt, learning_rate, seed)
+    own = [(pair.example.query, text) for pair in learnt.pairs for text in pair[1:]]
+    model.standardise([query + text for query, text in own])
+    with new_folder(out) as temporary:
+        model.save(temporary)
+        result = Judgement(
+            folder=out, judge=by, pairs=len(drawn), held_out=len(held_out.pairs),
+            decided=len(learnt.pairs) + len(held_out.pairs), said_first=found.said_first,
+            changed=found.changed, accuracy=_accuracy(temporary, held_out),
+        )  # fmt: skip
+        _expect_accuracy(result)
+        write_atomically(temporary / "README.md", _card(result, config))
+    return result
 
 
-def _learn(
-    config: TrainConfig, out: Path, by: str, drawn: list[Pair], found: Preferences, seed: int
-) -> Judgement:
+def _checked(
+    folder: RunFolder, out: Path, by: str, pairs: int, learning_rate: float
+) -> tuple[TrainConfig, Path]:
+    """Return the configuration of the run and its last checkpoint."""
+    check_new(out)
+    check_judge(by)
+    if pairs < 20:
+        raise ValueError(f"Expected at least 20 pairs to learn from, got {pairs}.")
+    if not learning_rate > 0:
+        raise ValueError(f"Expected a learning rate above 0, got {learning_rate:g}.")
+    config = check_run(folder.path)
+    if not (checkpoints := folder.checkpoints()):
+        raise ValueError(f"Expected a run with a checkpoint, got {folder}, which has none yet.")
+    return config, checkpoints[-1]
+
+
+class Labelled(NamedTuple):
+    """Pairs that a judge has decided."""
+
+    pairs: list[Pair]
+    labels: list[float]
+    """1 where the first is better, 0 where the second is."""
+
+
+def _split(drawn: list[Pair], found: Preferences, by: str, seed: int) -> tuple[Labelled, Labelled]:
+    """Return the pairs to learn from, and those that are held out."""
     decided = np.flatnonzero((found.labels == 0) | (found.labels == 1))
     held = int(len(decided) * HELD_OUT)
     if held < 4:
@@ -121,26 +154,20 @@ def _learn(
             f"from {by}: pass more --pairs, or another --judge."
         )
     order = np.random.default_rng(seed).permutation(decided)
-    test, train = order[:held], order[held:]
-    model = _begin(config, seed)
-    model.fit([drawn[i] for i in train], found.labels[train].tolist(), seed)
-    own = [drawn[i] for i in train]
-    model.standardise([p.example.query + text for p in own for text in (p.first, p.second)])
-    with new_folder(out) as folder:
-        model.save(folder)
-        accuracy = _accuracy(folder, [drawn[i] for i in test], found.labels[test])
-        result = Judgement(
-            folder=out, judge=by, pairs=len(drawn), decided=len(decided), held_out=held,
-            said_first=found.said_first, changed=found.changed, accuracy=accuracy,
-        )  # fmt: skip
-        if accuracy < LEAST:
-            raise ValueError(
-                f"Expected a reward model that orders at least {LEAST:.0%} of {held} held-out "
-                f"pairs as {by} does, got {accuracy:.1%} ± {result.error:.1%}: pass more --pairs, "
-                "or another --judge; nothing was written."
-            )
-        write_atomically(folder / "README.md", _card(result, config))
-    return result
+    learnt, held_out = (
+        Labelled([drawn[i] for i in part], found.labels[part].tolist())
+        for part in (order[held:], order[:held])
+    )
+    return learnt, held_out
+
+
+def _expect_accuracy(result: Judgement) -> None:
+    if result.accuracy < LEAST:
+        raise ValueError(
+            f"Expected a reward model that orders at least {LEAST:.0%} of {result.held_out} "
+            f"held-out pairs as {result.judge} does, got {result.accuracy:.1%} ± "
+            f"{result.error:.1%}: pass more --pairs, or another --judge; nothing was written."
+        )
 
 
 def _begin(config: TrainConfig, seed: int) -> RewardModel:
@@ -153,12 +180,14 @@ def _begin(config: TrainConfig, seed: int) -> RewardModel:
     return RewardModel(base, tokenizer, seed, pick_device(config.device))
 
 
-def _accuracy(folder: Path, pairs: list[Pair], labels: Float64Array) -> float:
+def _accuracy(folder: Path, held_out: Labelled) -> float:
     """Return how often what is written orders pairs as they are labelled; equal counts half."""
     reward = ClassifierReward(folder)
-    examples = [pair.example for pair in pairs]
-    gaps = reward(examples, [p.first for p in pairs]) - reward(examples, [p.second for p in pairs])
-    return float(np.where(gaps == 0, 0.5, (gaps > 0) == (labels == 1)).mean())
+    examples = [pair.example for pair in held_out.pairs]
+    sides = zip(*(pair[1:] for pair in held_out.pairs), strict=True)
+    first, second = (reward(examples, texts) for texts in sides)
+    right = (first > second) == (np.array(held_out.labels) == 1)
+    return float(np.where(first == second, 0.5, right).mean())
 
 
 def _card(result: Judgement, config: TrainConfig) -> str:

@@ -20,10 +20,6 @@ from transformers import (
 
 from agents.judging.preferences import Pair
 
-LEARNING_RATE = 2e-4
-"""Of Adam, falling to 0 along a line."""
-
-
 BATCH = 16
 """Pairs in a step."""
 
@@ -83,17 +79,20 @@ class RewardModel:
         inputs = {name: ids.to(self.model.device) for name, ids in inputs.items()}
         return self.model(**inputs).logits[:, 1]
 
-    def fit(self, pairs: Sequence[Pair], labels: Sequence[float], seed: int) -> None:
+    def fit(
+        self, pairs: Sequence[Pair], labels: Sequence[float], learning_rate: float, seed: int
+    ) -> None:
         """Fit preferences.
 
         Args:
             pairs: N of them.
             labels: (N,) 1 where the first is better, 0 where the second is.
+            learning_rate: of Adam, which falls to 0 along a line; > 0.
             seed: of the order.
         """
         generator = torch.Generator().manual_seed(seed)
         steps = EPOCHS * -(-len(pairs) // BATCH)
-        optimizer = torch.optim.Adam(self.model.parameters(), LEARNING_RATE)
+        optimizer = torch.optim.Adam(self.model.parameters(), learning_rate)
         falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
         wanted = torch.tensor(labels, dtype=torch.float32, device=self.model.device)
         for _ in range(EPOCHS):

@@ -149,13 +149,20 @@ class Parts:
             **more,
         }
 
-    def check_prompts(self, held_out: int) -> None:
+    def check_prompts(self) -> None:
         """Check that what is asked, in training and of the first held-out queries, can be read.
 
         Raises:
-            ValueError: if not.
+            ValueError: if not, or if there is no such query to sample.
         """
         config, rules = self.config, self.games.rules
+        last, there = max(config.sample_places), len(self.test_task.examples)
+        if last >= there and not config.sample_queries.startswith("first:"):
+            raise ValueError(
+                f"Expected sample_queries below {there}, the queries of {config.test_split}, got "
+                f"{last}: they count from 0."
+            )
+        held_out = max(config.evaluation_queries, last + 1)
         # Queries that are too long for the game are found by the game.
         self.games.reset(seed=config.seed)
         everybody = list(self.policies.values())

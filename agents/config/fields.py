@@ -111,6 +111,8 @@ def _text(name: str, value: object) -> str:
         return _joined(name, [f"{key}={_word(item)}" for key, item in value.items()])
     if name in _LISTS and isinstance(value, list | tuple):
         return _joined(name, [_text(name, item) for item in value])
+    if name == "sample_queries" and isinstance(value, list | tuple):
+        return _joined(name, [str(place) for place in value])
     if name == "reward_sharing" and isinstance(value, Real) and not isinstance(value, bool):
         return f"{value:g}"
     if name == "device" and type(value).__name__ == "device":  # torch is not loaded for this

@@ -172,6 +172,8 @@ class Running(Options):
     """Checkpoints to keep; >= 1."""
     sample_every: Annotated[int, AtLeast(1), MAY_CHANGE] = 10
     """Iterations between two sets of sample texts; >= 1."""
+    sample_queries: str = "first:4"
+    """Held-out queries that they answer: `first:N`, or places in the split from 0 on, `0,7,31`."""
     evaluation_queries: Annotated[int, AtLeast(0), MAY_CHANGE] = 256
     """Held-out queries of the evaluation at the end; 0 for none."""
     trackers: Annotated[str, named(TRACKERS), MAY_CHANGE] = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
                 f"separated by commas, got {self.model!r}."
             )
         self._check_task()
+        self._check_samples()
         self._check_adapters()
         self._check_partners()
 
@@ -55,6 +56,14 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
             raise ValueError(
                 "Expected task_options without a split, got "
                 f"{self.task_options!r}: use --train-split and --test-split."
+            )
+
+    def _check_samples(self) -> None:
+        places = self.sample_places
+        if not places or len({*places}) < len(places):
+            raise ValueError(
+                "Expected sample_queries to be first:N with N at least 1, or different places from "
+                f"0 on with commas between them, got {self.sample_queries!r}: try first:4 or 0,7."
             )
 
     def _check_partners(self) -> None:
@@ -164,6 +173,14 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
     def frozen(self) -> list[str]:
         """`freeze` as a list."""
         return [part.strip() for part in self.freeze.split(",") if part.strip()]
+
+    @property
+    def sample_places(self) -> Sequence[int]:
+        """The places that `sample_queries` names; none where it is not as it should be."""
+        if found := re.fullmatch(r"first:(\d+)", self.sample_queries):
+            return range(int(found[1]))
+        is_list = re.fullmatch(r"\d+( *, *\d+)*", self.sample_queries)
+        return [int(place) for place in self.sample_queries.split(",")] if is_list else []
 
     @property
     def pool_size(self) -> int:

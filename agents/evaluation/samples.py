@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,9 +12,6 @@ from agents.records.rows import REFERENCE, SampleRow
 from cory_env.game import score
 from cory_env.task import Task
 from cory_env.types import Reward
-
-NUM_SAMPLE_QUERIES = 4
-"""Queries, the first of the held-out ones, that sample texts answer."""
 
 
 def references(policies: Mapping[str, LLMPolicy]) -> dict[str, LLMPolicy]:
@@ -35,11 +32,14 @@ def sample_texts(
     *,
     iteration: int,
     max_new_tokens: int,
-    num_queries: int = NUM_SAMPLE_QUERIES,
+    places: Sequence[int],
     seed: int = 0,
 ) -> list[SampleRow]:
-    """Let each policy answer the same few queries alone, with the same randomness every time."""
-    examples = list(task.examples[:num_queries])
+    """Let each policy answer the same few queries alone, with the same randomness every time.
+
+    Those at some places of the task's examples; what is beyond their end is left out.
+    """
+    examples = [task.examples[place] for place in places if place < len(task.examples)]
     prompts = [task.pioneer_prompt(example.query) for example in examples]
     rows: list[SampleRow] = []
     for name, policy in policies.items():

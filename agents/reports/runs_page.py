@@ -44,7 +44,7 @@ _CURVES = (
 )
 
 
-_NOT_DECIDING = {"seed", "out", "trackers", "save_every", "keep", "sample_every"}
+_NOT_DECIDING = {"seed", "out", "trackers", "save_every", "keep", "sample_every", "sample_queries"}
 """Fields in which runs of one configuration may differ."""
 
 

@@ -432,6 +432,7 @@ def _samples(trainer: Trainer, iteration: int, policies: Mapping[str, LLMPolicy]
         trainer.parts.reward,
         iteration=iteration,
         max_new_tokens=trainer.games.rules.max_new_tokens,
+        places=trainer.config.sample_places,
     )
 
 

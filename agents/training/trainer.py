@@ -23,7 +23,6 @@ from agents.distributed.world import World
 from agents.engines.base import Engine
 from agents.engines.builtin import BuiltinEngine
 from agents.errors import EngineError
-from agents.evaluation.samples import NUM_SAMPLE_QUERIES
 from agents.ledger import Ledger
 from agents.maths.advantages import explained_variance
 from agents.maths.figures import distinct_2
@@ -54,7 +53,7 @@ class Trainer:
         self.world = world or World()
         self.parts = parts = Parts.build(config, self.world)
         self.config = config = parts.config
-        parts.check_prompts(max(config.evaluation_queries, NUM_SAMPLE_QUERIES))
+        parts.check_prompts()
         self.games, self.policies = parts.games, parts.policies
         self.queries = np.random.default_rng(parts.seeds.queries)
         self.generators = {

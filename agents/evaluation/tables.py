@@ -57,7 +57,7 @@ _FIGURES = {
 
 
 _MEANINGS = {
-    "KL, nats": "how far a response is from the reference's, summed over its tokens",
+    "KL, nats": "how far a response is from the base model's, summed over its tokens",
     "reward − η KL": "what is learnt for, η being the price of a nat",
     "length": "tokens of a response",
     "distinct-2": f"share of different word pairs in {DISTINCT_GROUP} responses",

@@ -50,7 +50,8 @@ def live_view(
     """The progress line, a table with a row per policy, and each policy's latest text."""
     parts: list[RenderableType] = [_progress_line(rows, progress, columns)]
     if rows:
-        parts.append(_policy_table(rows, columns))
+        table = _policy_table(rows, columns)
+        parts += [table, _legend(table)]
     if samples:
         parts.append(_latest_texts(samples))
     return Group(*parts)
@@ -166,6 +167,22 @@ def _policy_table(rows: Sequence[MetricRow], columns: int) -> Table:
         ],
         columns,
     )
+
+
+_MEANINGS = {
+    "KL": "nats from the reference",
+    "reward − η KL": "less η for each of them",
+    "entropy": "nats a token",
+    "length": "tokens",
+    "distinct-2": "share of different word pairs",
+}
+
+
+def _legend(table: Table) -> Text:
+    """Say what the headings of a table mean, those that it has room for."""
+    headings = [str(column.header) for column in table.columns]
+    said = [f"{name}: {meaning}" for name, meaning in _MEANINGS.items() if name in headings]
+    return Text("; ".join(said), style="dim")
 
 
 def _change(rows: Sequence[MetricRow], name: str) -> Text:

@@ -121,3 +121,11 @@ def test_the_errors_of_the_page_of_questions_are_real(words, capsys, tmp_path, m
 def test_every_local_link_of_a_page_exists(path):
     links = re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8"))
     assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_every_page_is_in_the_navigation_and_on_the_first_page():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    first = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    names = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert not {name for name in names if f" {name}\n" not in navigation}
+    assert not {name for name in names if f"({name})" not in first}

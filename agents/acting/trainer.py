@@ -29,8 +29,9 @@ from agents.models.loading import load_base, pick_device, pick_dtype
 from agents.models.make import make_backbone
 from agents.models.tiny import keyboard_model
 from agents.policies.llm import LLMPolicy
-from agents.policies.weights import load_policies
+from agents.policies.weights import load_policies, part_of
 from agents.records.rows import MetricRow, SampleRow, number
+from agents.training.partners import PartnerPool
 from agents.training.roles import RoleSchedule
 
 FAILURES = (PlayError, ValueError)
@@ -124,6 +125,9 @@ class ActingTrainer:
             for (name, actor), seed in zip(self.players.actors.items(), seeds, strict=True)
         }
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
+        self.pool = PartnerPool(
+            self.players.policies, list(self.learners), size=config.pool_size, seed=config.seed
+        )
         self.ledger = Ledger()
 
     def _check_first_look(self) -> None:
@@ -166,15 +170,22 @@ class ActingTrainer:
         """Play one batch of episodes, learn from it, and return the metrics."""
         begun = time.perf_counter()
         seats = self.assign(iteration)
-        episodes = self.play(seats, iteration)
+        with self.pool.playing(iteration):
+            episodes = self.play(seats, iteration)
         played = time.perf_counter() - begun
         row: MetricRow = {}
         played_by = {name: trajectories_of(episodes, seats, name) for name in self.learners}
         # All that can fail comes before anybody learns.
-        batches = {name: self._prepare(name, own) for name, own in played_by.items()}
+        absent = self.pool.absent(iteration)
+        batches = {
+            name: None if name in absent else self._prepare(name, own)
+            for name, own in played_by.items()
+        }
         for name, own in played_by.items():
             figures = self._played(own) | self._learn(name, own, batches[name], iteration)
             row |= {f"{name}/{key}": value for key, value in figures.items()}
+        if (iteration + 1) % self.config.swap_every == 0:
+            self.pool.keep()
         self.roles.observe(sum(number(row, f"{name}/task_reward") for name in self.learners))
         steps = [s for e in episodes for t in e.values() for s in t.steps]
         tokens = sum(len(step.choice.tokens) for step in steps)
@@ -271,6 +282,7 @@ class ActingTrainer:
         """Return everything that the next iteration depends on: tensors, and the rest as JSON."""
         parts = [learner.state() for learner in self.learners.values()]
         tensors = {key: tensor for part in parts for key, tensor in part.items()}
+        tensors |= {f"partner/{key}": tensor for key, tensor in self.pool.tensors().items()}
         skipped = {name: learner.skipped_in_a_row for name, learner in self.learners.items()}
         roles, ledger = self.roles.state(), self.ledger.state()
         return tensors, {"roles": roles, "ledger": ledger, "skipped_in_a_row": skipped}
@@ -285,6 +297,7 @@ class ActingTrainer:
         for name, learner in self.learners.items():
             learner.load_state(tensors)
             learner.skipped_in_a_row = meta["skipped_in_a_row"][name]
+        self.pool.load_tensors(part_of(tensors, "partner/"))
         self.roles.load_state(meta["roles"])
         self.ledger.load_state(meta["ledger"])
 

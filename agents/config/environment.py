@@ -78,6 +78,11 @@ class EnvConfig(Options):
     swap_every: Annotated[int, AtLeast(1)] = 5
     """Iterations between two exchanges; with `plateau`, its patience; >= 1."""
 
+    partners: str = "current"
+    """As whom the others play. `current`: as they are. `pool:K`: policies take turns, one an
+    iteration plays as it is and learns, the others play as one of their last K snapshots, made
+    every `swap_every` iterations."""
+
     normalise: Literal["sum", "token", "word"] = "word"
     """What the log-prob of an action's text is divided by: nothing, its tokens, or its words."""
     temperature: Annotated[float, Above(0)] = 1.0
@@ -130,6 +135,7 @@ class EnvConfig(Options):
             )
         if self.budget:
             Budget.of(self.budget)
+        self._check_partners()
         if "," in self.model:
             raise ValueError(
                 f"Expected one model for all policies of an environment, got {self.model!r}."
@@ -144,6 +150,28 @@ class EnvConfig(Options):
             )
         _ = self.env_arguments
         check_source("model", self.model, NAMED_MODELS)
+
+    def _check_partners(self) -> None:
+        if self.partners == "current":
+            return
+        if not self.pool_size:
+            raise ValueError(
+                "Expected partners to be current or pool:K with K at least 1, got "
+                f"{self.partners!r}: try --partners pool:5."
+            )
+        if self.shared_policy:
+            raise ValueError("Expected partners current with a shared policy, which has none.")
+        if self.swap == "every" and self.swap_every == 1:
+            raise ValueError(
+                "Expected swap_every of at least 2 with a pool, got 1: whoever learns would always "
+                "be the same agent."
+            )
+
+    @property
+    def pool_size(self) -> int:
+        """K of `partners=pool:K`; 0 without a pool."""
+        found = re.fullmatch(r"pool:(\d+)", self.partners)
+        return int(found[1]) if found else 0
 
     @property
     def kind(self) -> str:

@@ -47,6 +47,11 @@ class PartnerPool:
         for name, kept in self.snapshots.items():
             self.snapshots[name] = [*kept, _copied(self.policies[name])][-self.size :]
 
+    def absent(self, iteration: int) -> list[str]:
+        """Return who plays as a snapshot: all that have one but whoever's turn it is."""
+        current = self.learners[iteration % len(self.learners)]
+        return [name for name, kept in self.snapshots.items() if name != current and kept]
+
     @contextmanager
     def playing(self, iteration: int) -> Iterator[None]:
         """Give all but one policy the weights of a snapshot, and back what they had.
@@ -54,13 +59,12 @@ class PartnerPool:
         Policies without a snapshot play as they are.
         """
         generator = np.random.default_rng([self.seed, iteration, 2])
-        current = self.learners[iteration % len(self.learners)]
         present: dict[str, Weights] = {}
         try:
-            for name, kept in self.snapshots.items():
-                if name != current and kept:
-                    present[name] = _copied(self.policies[name])
-                    _load(self.policies[name], kept[generator.integers(len(kept))])
+            for name in self.absent(iteration):
+                kept = self.snapshots[name]
+                present[name] = _copied(self.policies[name])
+                _load(self.policies[name], kept[generator.integers(len(kept))])
             yield
         finally:
             for name, weights in present.items():

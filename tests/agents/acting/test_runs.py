@@ -41,7 +41,12 @@ def last_state(folder: RunFolder):
     return load_file(path / "state.safetensors"), meta
 
 
-@pytest.mark.parametrize("argv", [MATCH, COUNT, ECHO], ids=["gym", "pettingzoo", "texts"])
+POOL = [*COUNT, "--swap-every", "2", "--partners", "pool:2"]
+
+
+@pytest.mark.parametrize(
+    "argv", [MATCH, COUNT, ECHO, POOL], ids=["gym", "pettingzoo", "texts", "pool"]
+)
 def test_a_run_that_was_resumed_is_the_run_that_was_not(argv, tmp_path, capsys):
     whole = run(argv, tmp_path / "whole", "--iterations", "4")
     run(argv, tmp_path / "parts", "--iterations", "2")
@@ -85,6 +90,32 @@ def test_the_files_are_those_of_any_run(tmp_path, capsys):
     sample = folder.read_samples()[0]
     assert (sample["query"], sample["role"]) == ("5 left:", "agent_0")
     assert sample["response"] in ("one", "two")
+
+
+def test_who_plays_as_a_snapshot_does_not_learn(tmp_path, capsys):
+    folder = run(POOL, tmp_path / "pool", "--iterations", "6", "--save-every", "1", "--keep", "9")
+    states = [load_file(path / "state.safetensors") for path in folder.checkpoints()]
+
+    def moved(name: str, iteration: int) -> bool:
+        before, after = states[iteration - 1], states[iteration]
+        keys = [key for key in after if key.startswith(f"policy/{name}/")]
+        return any(not torch.equal(before[key], after[key]) for key in keys)
+
+    assert [moved("llm_0", n) for n in range(1, 6)] == [True, True, False, True, False]
+    assert [moved("llm_1", n) for n in range(1, 6)] == [True, False, True, False, True]
+    rows = folder.read_metrics()
+    assert [row["llm_0/role"] for row in rows] == ["agent_0"] * 2 + ["agent_1"] * 2 + [
+        "agent_0"
+    ] * 2
+    assert "llm_1/kl" not in rows[2]
+    assert "llm_1/kl" in rows[3]
+    kept = {key for key in states[-1] if key.startswith("partner/llm_0/")}
+    assert {key.split("/")[2] for key in kept} == {"0", "1"}
+    key = next(key.removeprefix("partner/llm_0/0/") for key in kept if "llm_0/0/" in key)
+    # Of six iterations three snapshots were made, the last two of which are kept.
+    for place, iteration in (("0", 3), ("1", 5)):
+        snapshot = states[-1][f"partner/llm_0/{place}/{key}"]
+        assert torch.equal(snapshot, states[iteration][f"policy/llm_0/{key}"])
 
 
 def test_a_run_is_evaluated_again_and_its_page_written_again(tmp_path, capsys):
@@ -164,6 +195,8 @@ def test_a_run_that_fails_is_saved_and_says_so_in_one_line(tmp_path, capsys, mon
         (["train", "--env", "gym:Match-v0", "--describ", "x"], "did you mean --describe?"),
         ([*MATCH, "--actions", "a,b"], "Expected 4 texts for the actions of gym:Match-v0, got 2"),
         ([*MATCH, "--max-steps", "0"], "Expected max_steps to be at least 1 or None, got 0."),
+        ([*COUNT, "--partners", "pool:0"], "try --partners pool:5."),
+        ([*COUNT, "--partners", "pool:2"], "swap_every of at least 2 with a pool, got 1"),
         ([*MATCH, "--model", "tinny"], "did you mean tiny?"),
         ([*MATCH, "--resume"], "to resume"),
         (["train", "toy", "--out", "{run}", "--resume"], "one in the environment gym:Match-v0"),

@@ -246,6 +246,31 @@ def test_what_is_not_there_is_said_in_one_line(values, line, monkeypatch, tmp_pa
         open_environment(with_imports(EnvConfig(**values)))
 
 
+@pytest.mark.parametrize(
+    ("env", "agents", "actions"),
+    [
+        ("pettingzoo:{tmp}/pennies.py", ("agent_0", "agent_1"), ("heads", "tails")),
+        (f"pettingzoo:{WORLDS}", ("agent_0", "agent_1"), ("heads", "tails")),
+        ("pettingzoo:tests.agents.environments.worlds", ("agent_0", "agent_1"), ("heads", "tails")),
+        ("gym:tests.agents.environments.worlds:Match-v0", ("agent_0",), ("0", "1", "2", "3")),
+        ("pettingzoo:classic/rps-v2", ("player_0", "player_1"), ("0", "1", "2")),
+    ],
+)
+def test_environments_are_opened_by_file_module_and_name(
+    env, agents, actions, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    code = "from tests.agents.environments.worlds import Pennies as parallel_env\n"
+    (tmp_path / "pennies.py").write_text(code, encoding="utf-8")
+    texts = "heads,tails" if actions[0] == "heads" else ""
+    values = {"env": env.format(tmp=tmp_path), "actions": texts, "describe": WORLDS}
+    opened = open_environment(with_imports(EnvConfig(**values)))
+    assert (opened.agents, opened.actions) == (agents, actions)
+    opened.reset(0)
+    assert opened.look().ended == "no"
+    opened.close()
+
+
 def test_missing_packages_are_named_with_their_extra(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "pygame", None)

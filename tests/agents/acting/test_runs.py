@@ -27,6 +27,7 @@ ECHO = ["train", "--env", "gym:Echo-v0", "--import", WORLDS, "--max-new-tokens",
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("agents.config.plugins._own", [])
 
 
 def run(argv, out, *more) -> RunFolder:

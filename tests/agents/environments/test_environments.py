@@ -23,6 +23,12 @@ from tests.agents.environments.worlds import Count, Echo, Match, Pennies, descri
 WORLDS = "tests/agents/environments/worlds.py"
 
 
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("agents.config.plugins._own", [])
+
+
 class Scripted:
     """Takes given actions, one after the other, whoever is on turn."""
 
@@ -240,8 +246,7 @@ def test_actions_that_nobody_can_name_are_refused(space, given, line):
         ({"env": "gym:FrozenLake-v1", "actions": "a,,b"}, "a text for every action"),
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_said_in_one_line(values, line, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+def test_what_is_not_there_is_said_in_one_line(values, line):
     with pytest.raises(ValueError, match=line):
         open_environment(with_imports(EnvConfig(**values)))
 
@@ -256,10 +261,7 @@ def test_what_is_not_there_is_said_in_one_line(values, line, monkeypatch, tmp_pa
         ("pettingzoo:classic/rps-v2", ("player_0", "player_1"), ("0", "1", "2")),
     ],
 )
-def test_environments_are_opened_by_file_module_and_name(
-    env, agents, actions, monkeypatch, tmp_path
-):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+def test_environments_are_opened_by_file_module_and_name(env, agents, actions, tmp_path):
     code = "from tests.agents.environments.worlds import Pennies as parallel_env\n"
     (tmp_path / "pennies.py").write_text(code, encoding="utf-8")
     texts = "heads,tails" if actions[0] == "heads" else ""
@@ -271,8 +273,7 @@ def test_environments_are_opened_by_file_module_and_name(
     opened.close()
 
 
-def test_missing_packages_are_named_with_their_extra(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+def test_missing_packages_are_named_with_their_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
     for name in [n for n in sys.modules if n.startswith("pettingzoo.classic")]:
         monkeypatch.delitem(sys.modules, name)

@@ -55,7 +55,10 @@ class Callback:
         """Take note of a run that has ended."""
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run has to know, as JSON: it is part of every checkpoint."""
+        """Return what a resumed run has to know, as JSON: it is part of every checkpoint.
+
+        Of several processes all get back that of the one that writes.
+        """
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:

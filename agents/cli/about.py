@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any, get_type_hints
 
 import tyro
@@ -93,11 +94,13 @@ def print_completion(shell: str, commands: Mapping[str, type[Any]]) -> None:
         commands: their flags, by name.
 
     Raises:
-        ValueError: if there is no such shell.
+        ValueError: if there is no such shell, or shtab is not installed.
     """
     if shell not in SHELLS:
         raise ValueError(unknown_name("a shell", SHELLS, shell))
-    import shtab
+    if find_spec("shtab") is None:
+        raise ValueError("Expected the package shtab, found none: pip install shtab.")
+    import shtab  # late: a command of its own needs it
 
     parser = argparse.ArgumentParser(prog="cory")
     parser.add_argument("--version", action="store_true", help="print the version")

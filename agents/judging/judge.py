@@ -12,8 +12,8 @@ from huggingface_hub import ModelCardData
 
 from agents.checks import check_run
 from agents.config.train import TrainConfig
-from agents.judging.judges import build_judge, check_judge
-from agents.judging.preferences import Pair, Preferences, ask, draw_pairs
+from agents.judging.judges import build_judge, by_score, check_judge
+from agents.judging.preferences import Pair, Preferences, agreement, ask, draw_pairs
 from agents.judging.reward_model import RewardModel
 from agents.models.loading import load_base, pick_device
 from agents.models.tiny import tiny_model
@@ -46,6 +46,8 @@ class Judgement:
     """Share of its answers that name what it reads first."""
     changed: float
     """Share of the pairs where it named the same place in both orders."""
+    agreement: float
+    """Share of the decided pairs on which it says what the run's own reward says."""
     accuracy: float
     """Share of the held-out pairs that the reward model orders as the judge does."""
     held_out: int
@@ -61,7 +63,8 @@ class Judgement:
         return (
             f"{self.judge} decides {self.decided} of {self.pairs} pairs; it names the first place "
             f"in {self.said_first:.0%} of its answers, and the same place in both orders in "
-            f"{self.changed:.0%} of the pairs.\n"
+            f"{self.changed:.0%} of the pairs. Where both decide, it agrees with the run's own "
+            f"reward on {self.agreement:.0%}.\n"
             f"{self.folder}: orders {self.accuracy:.1%} ± {self.error:.1%} of {self.held_out} "
             f"held-out pairs as {self.judge} does; pass --reward {self.folder}."
         )
@@ -113,7 +116,8 @@ def judge(
         result = Judgement(
             folder=out, judge=by, pairs=len(drawn), held_out=len(held_out.pairs),
             decided=len(learnt.pairs) + len(held_out.pairs), said_first=found.said_first,
-            changed=found.changed, accuracy=_accuracy(temporary, held_out),
+            changed=found.changed, agreement=agreement(found, ask(by_score(reward), drawn)),
+            accuracy=_accuracy(temporary, held_out),
         )  # fmt: skip
         _expect_accuracy(result)
         write_atomically(temporary / "README.md", _card(result, config))
@@ -151,7 +155,8 @@ def _split(drawn: list[Pair], found: Preferences, by: str, seed: int) -> tuple[L
     if held < 4:
         raise ValueError(
             f"Expected a judge that decides at least 20 pairs, got {len(decided)} of {len(drawn)} "
-            f"from {by}: pass more --pairs, or another --judge."
+            f"from {by}, which names what it reads first in {found.said_first:.0%} of its answers: "
+            "pass more --pairs, or another --judge."
         )
     order = np.random.default_rng(seed).permutation(decided)
     learnt, held_out = (
@@ -212,6 +217,7 @@ and no zero of their own.
 | pairs, of which decided | {result.pairs}, {result.decided} |
 | the judge names what it reads first | {result.said_first:.1%} of its answers |
 | the judge names the same place in both orders | {result.changed:.1%} of the pairs |
+| agrees with the reward of the run, where both decide | {result.agreement:.1%} of the pairs |
 | orders held-out pairs as the judge does | {accuracy} of {result.held_out} |
 
 It knows responses like those that it was fitted to, of policies of that time. What is paid by it

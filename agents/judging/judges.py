@@ -61,9 +61,9 @@ def build_judge(name: str, reward: Reward, device: str) -> Judge:
         ValueError: if there is none.
     """
     if name == "task":
-        return _by_score(reward)
+        return by_score(reward)
     if name.startswith(RUBRIC):
-        return _by_score(RubricReward(name.removeprefix(RUBRIC)))
+        return by_score(RubricReward(name.removeprefix(RUBRIC)))
     if name.startswith(_LM):
         return LanguageModelJudge(name.removeprefix(_LM), device)
     path, colon, function = name.rpartition(":")
@@ -89,7 +89,9 @@ def check_judge(name: str) -> None:
             raise ValueError(unknown_name("a judge", kinds, name))
 
 
-def _by_score(reward: Reward) -> Judge:
+def by_score(reward: Reward) -> Judge:
+    """Return a judge that prefers what a reward pays more for."""
+
     def judge(
         examples: Sequence[Example], firsts: Sequence[str], seconds: Sequence[str]
     ) -> list[Choice]:

@@ -92,3 +92,9 @@ def ask(judge: Judge, pairs: Sequence[Pair]) -> Preferences:
         said_first=float(decided.mean()) if len(decided) else 0.5,
         changed=float(((there == back) & (there != 0.5)).mean()),
     )
+
+
+def agreement(one: Preferences, other: Preferences) -> float:
+    """Return on which share of the pairs that both decide two judges say the same; NaN of none."""
+    both = np.isin(one.labels, (0, 1)) & np.isin(other.labels, (0, 1))
+    return float((one.labels == other.labels)[both].mean()) if both.any() else float("nan")

@@ -13,7 +13,7 @@ from agents.cli.main import main
 from agents.config.train import TrainConfig
 from agents.judging.judge import judge
 from agents.judging.judges import QUESTION, LanguageModelJudge, build_judge
-from agents.judging.preferences import Pair, ask, draw_pairs
+from agents.judging.preferences import Pair, Preferences, agreement, ask, draw_pairs
 from agents.judging.reward_model import RewardModel, bradley_terry
 from agents.models.files import EMBEDDED_MODEL
 from agents.models.tiny import tiny_model
@@ -109,6 +109,15 @@ def test_a_reward_judges_by_its_scores():
     assert found.labels.tolist() == [1, 0, 0.5]
 
 
+def test_judges_agree_where_both_decide():
+    def preferences(*labels: float) -> Preferences:
+        return Preferences(labels=np.array(labels), said_first=0.5, changed=0.0)
+
+    one, other = preferences(1, 0, 1, 0.5, 0.75), preferences(1, 0, 0, 1, 1)
+    assert agreement(one, other) == pytest.approx(2 / 3)
+    assert math.isnan(agreement(preferences(0.5), preferences(1)))
+
+
 def test_a_language_model_says_the_likelier_letter():
     judge = LanguageModelJudge("embedded", "cpu")
     examples, firsts, seconds = [Example("This film")] * 3, [" a", " is", ""], [" b", " was", " x"]
@@ -141,6 +150,7 @@ def test_a_reward_model_learns_what_is_preferred_and_has_a_deviation_of_one(run,
     assert result.accuracy > 0.6
     assert result.decided <= result.pairs <= 400
     assert (result.said_first, result.changed) == (0.5, 0)
+    assert 0 <= result.agreement <= 1
     card = (tmp_path / "rm" / "README.md").read_text()
     assert f"| {result.accuracy:.1%} ± {result.error:.1%} of {result.held_out} |" in card
     assert "pipeline_tag: text-classification" in card
@@ -176,7 +186,7 @@ def test_what_does_not_learn_is_refused_and_leaves_nothing(run, file, tmp_path, 
         ("{file}:short", "to answer each of"),
         ("{file}:broken", "KeyError: 'nobody' in line"),
         ("{file}:nothing", "got TypeError"),
-        ("{file}:first", "decides at least 20 pairs, got 0 of"),
+        ("{file}:first", "names what it reads first in 100% of its answers"),
         ("{file}:longr", "did you mean longer"),
         ("tsk", "did you mean task"),
         ("nowhere.py:longer", "Expected a judge"),

@@ -88,7 +88,9 @@ def train(argv: list[str], agrees: Callable[[RunFolder], bool]) -> int:
         agrees: asks whether a run may be deleted.
     """
     if "-h" in argv or "--help" in argv:
-        parse(_fields(EnvConfig(env="gym:ID")), argv, prog=_PROG)
+        shown = [("run", EnvConfig(env="gym:ID")), ("start", _EnvFlags())]
+        kinds = [(name, type(part), field(default=part)) for name, part in shown]
+        parse(make_dataclass("Fields", kinds), argv, prog=_PROG)
     flags, rest = parse(_EnvFlags, argv, prog=_PROG, more=field_names(EnvConfig))
     start = EnvConfig(env="gym:ID")
     if flags.resume:

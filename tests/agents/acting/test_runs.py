@@ -132,6 +132,13 @@ def test_a_run_is_evaluated_again_and_its_page_written_again(tmp_path, capsys):
     assert folder.report_path.is_file()
 
 
+def test_help_lists_fields_and_what_to_do_with_a_run(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--env", "gym:X", "--help"])
+    shown = capsys.readouterr().out
+    assert all(flag in shown for flag in ("--describe", "--partners", "--resume", "--import"))
+
+
 def test_a_person_takes_a_seat(tmp_path, capsys, monkeypatch):
     folder = run(COUNT, tmp_path / "count", "--iterations", "1")
     answers = "three\none\none\none\none\none\nq\n"

@@ -115,10 +115,11 @@ class Game(Options):
     verdict: Verdicts = "none"
     """What observers are told in training of the responses that they read. `all`: the task's
     verdict, such as `(wrong)`, on each. `wrong`: the same, and they read wrong responses only."""
-    swap: Literal["every", "plateau", "random", "never"] = "every"
+    swap: Literal["every", "plateau", "random", "merge", "never"] = "every"
     """When policies exchange roles. `every`: every `swap_every` iterations. `plateau`: when the
     team's reward has not risen for `swap_every` iterations. `random`: roles are drawn anew every
-    `swap_every` iterations. `never`: not at all."""
+    `swap_every` iterations. `merge`: as `every`, and all policies go on from the mean of their
+    updates. `never`: not at all."""
     swap_every: Annotated[int, AtLeast(1)] = 5
     """Iterations between two role exchanges (T_REx of the paper); with `plateau`, its patience;
     >= 1."""

@@ -47,6 +47,7 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
         self._check_samples()
         self._check_adapters()
         self._check_partners()
+        self._check_merging()
 
     def _check_task(self) -> None:
         for name in ("train_split", "test_split"):
@@ -84,6 +85,18 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
                 f"Expected partners current with a single policy, which has none, got "
                 f"{self.partners}: leave out --partners."
             )
+
+    def _check_merging(self) -> None:
+        if self.swap != "merge":
+            return
+        for ok, rule, way in (
+            (len(self.policy_names) > 1, "several policies", "leave out --swap"),
+            (not self.frozen, "no frozen policy", "leave out --freeze"),
+            ("," not in self.model, "one model for all policies", "name one with --model"),
+            (not self.lora_prune, "lora_prune 0", "leave out --lora-prune"),
+        ):
+            if not ok:
+                raise ValueError(f"Expected {rule} with swap merge, got another: {way}.")
 
     def _check_adapters(self) -> None:
         if not all(self.targets):

@@ -31,7 +31,7 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from agents.models.files import is_down, is_magnitude, plain_name
+from agents.models.files import is_down, is_magnitude, plain_name, up_of
 
 TOLERANCE = 0.01
 """Largest relative error of a layer's update, in the Frobenius norm, where no rank is asked for."""
@@ -96,7 +96,7 @@ class Adapter:
         tensors = {plain_name(name): tensor.float() for name, tensor in tensors.items()}
         return cls(
             updates={
-                name: Update(up=_scaling(config, name) * tensors[_partner(name)], down=tensor)
+                name: Update(up=_scaling(config, name) * tensors[up_of(name)], down=tensor)
                 for name, tensor in tensors.items()
                 if is_down(name)
             },
@@ -108,14 +108,14 @@ class Adapter:
         """Return the adapter of what `tensors` returns."""
         names = [name for name in tensors if is_down(name)]
         return cls(
-            updates={n: Update(up=tensors[_partner(n)], down=tensors[n]) for n in names},
+            updates={n: Update(up=tensors[up_of(n)], down=tensors[n]) for n in names},
             magnitudes={name: t for name, t in tensors.items() if is_magnitude(name)},
         )
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return what peft reads, for a configuration whose alphas are its ranks."""
         found = {name: update.down for name, update in self.updates.items()}
-        found |= {_partner(name): update.up for name, update in self.updates.items()}
+        found |= {up_of(name): update.up for name, update in self.updates.items()}
         found |= self.magnitudes
         return {name: tensor.to(dtype).contiguous() for name, tensor in found.items()}
 
@@ -227,12 +227,6 @@ def normalized(weights: Sequence[float]) -> list[float]:
     """Return weights divided by their sum."""
     total = math.fsum(weights)
     return [weight / total for weight in weights]
-
-
-def _partner(down: str) -> str:
-    """Return the name of the other factor."""
-    head, _, tail = down.rpartition("_A")
-    return f"{head}_B{tail}"
 
 
 def _scaling(config: LoraConfig, name: str) -> float:

@@ -87,6 +87,12 @@ def is_up(name: str) -> bool:
     return name.endswith((".lora_B.weight", ".lora_embedding_B"))
 
 
+def up_of(down: str) -> str:
+    """Return the name of the other factor of a layer."""
+    head, _, tail = down.rpartition("_A")
+    return f"{head}_B{tail}"
+
+
 def is_magnitude(name: str) -> bool:
     """Return whether a tensor holds the magnitudes of DoRA."""
     return name.endswith(_MAGNITUDE)

@@ -24,7 +24,7 @@ class RoleSchedule:
     draws a permutation instead.
     """
 
-    kind: Literal["every", "plateau", "random", "never"]
+    kind: Literal["every", "plateau", "random", "merge", "never"]
     every: int
     """Iterations between two exchanges (T_REx); with `plateau`, its patience; >= 1."""
     seed: int = 0
@@ -52,7 +52,8 @@ class RoleSchedule:
         phase = iteration // self.every
         if self.kind == "random" and phase:
             np.random.default_rng([self.seed, phase]).shuffle(order)
-        shift = {"every": phase, "plateau": self.shift}.get(self.kind, 0) % len(order)
+        shifts = {"every": phase, "merge": phase, "plateau": self.shift}
+        shift = shifts.get(self.kind, 0) % len(order)
         return dict(zip(roles, order[shift:] + order[:shift], strict=True))
 
     def observe(self, team_reward: float) -> None:

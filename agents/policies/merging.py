@@ -12,12 +12,27 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from agents.config.run import RunConfig
 from agents.distributed.sharding import whole_tensors
 from agents.distributed.world import World
 from agents.models.averaging import Update, concatenate, decompose, mean_tensor
 from agents.models.files import is_down, up_of
 from agents.policies.llm import LLMPolicy
 from agents.policies.weights import load_policies
+
+
+def merge_if_due(
+    policies: Mapping[str, LLMPolicy], config: RunConfig, iteration: int, world: World
+) -> dict[str, float]:
+    """Merge before an iteration in which policies exchange roles, if the run is one that does.
+
+    Returns:
+        what the mean has lost, for each policy's metrics; nothing with another `swap`.
+    """
+    if config.swap != "merge":
+        return {}
+    error = 0.0 if iteration % config.swap_every else merge(policies, world)
+    return {f"{name}/merge_error": error for name in policies}
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from agents.maths.advantages import explained_variance
 from agents.maths.figures import distinct_2
 from agents.parts import Parts
 from agents.policies.averages import Averages
-from agents.policies.merging import merge
+from agents.policies.merging import merge_if_due
 from agents.policies.sampling import draw_uniforms
 from agents.policies.weights import load_policies, part_of
 from agents.records.rows import MetricRow, number
@@ -89,7 +89,7 @@ class Trainer:
         """Play one batch of episodes, learn from it, and return the metrics."""
         begun = time.perf_counter()
         self.details.tokens()  # those of sample texts are no cost of training
-        merged = self.merge(iteration)
+        merged = merge_if_due(self.policies, self.config, iteration, self.world)
         with self.pool.playing(iteration):
             rollout = self.collect(self.assign(iteration), self.isolated(iteration))
             explored = self.explore(rollout, iteration)
@@ -127,18 +127,6 @@ class Trainer:
     def assign(self, iteration: int) -> dict[str, str]:
         """Return the policy of each role, in turn order."""
         return self.roles.assign(self.games.agents, self.config.policy_names, iteration)
-
-    def merge(self, iteration: int) -> dict[str, float]:
-        """With `swap=merge`, let the policies go on from their mean where they exchange roles.
-
-        Returns:
-            what the mean has lost, for each policy's metrics; nothing with another `swap`.
-        """
-        if self.config.swap != "merge":
-            return {}
-        due = iteration % self.config.swap_every == 0
-        error = merge(self.policies, self.world) if due else 0.0
-        return {f"{name}/merge_error": error for name in self.policies}
 
     def isolated(self, iteration: int) -> list[bool]:
         """Return in which episodes of an iteration's batch observers read the query alone."""

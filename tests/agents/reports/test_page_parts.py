@@ -96,7 +96,7 @@ def test_the_command_on_the_page_trains_the_run(algorithm):
 
 def test_a_run_that_this_version_does_not_read_has_no_command():
     assert train_command({"task": "toy", "algorithm": "gone"}) == ""
-    assert train_command({}) == "python -m agents train imdb"
+    assert train_command({}).startswith("python -m agents train imdb")
 
 
 def test_the_page_of_a_very_long_run_stays_small_and_says_what_it_leaves_out(tmp_path):

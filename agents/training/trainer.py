@@ -97,7 +97,7 @@ class Trainer:
             callback.rollout(self, rollout)
         prepared = self.prepare(rollout, explored)
         learned = self.learn(rollout, prepared, iteration)
-        row = self.row(rollout, prepared, learned)
+        row = self.row(rollout, prepared, learned) | merged
         self.steer(rollout, row)
         if (iteration + 1) % self.config.swap_every == 0:
             self.pool.keep()
@@ -111,7 +111,6 @@ class Trainer:
             "tokens_per_second": lengths * self.config.batch_size / seconds,
             **self.ledger.row(),
             **row,
-            **merged,
         }
 
     def planned(self, done: int) -> int:

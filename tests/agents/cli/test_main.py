@@ -98,7 +98,7 @@ def test_wrong_usage_is_one_line_before_any_model_is_loaded(
 
 
 def test_an_unknown_command_names_the_known_ones(capsys):
-    commands = "train, compare, evaluate, report, average, merge, push, play"
+    commands = "train, compare, evaluate, report, average, judge, merge, push, play, list, new-task"
     fails(capsys, ["trian"], commands, "'trian'")
 
 

@@ -38,7 +38,7 @@ COMMANDS = [
     ("train imdb --kl exakt", "did you mean exact?"),
     ("train imdb --kl k9", "got 'k9'"),
     ("train imdb --adapter lorra", "did you mean lora?"),
-    ("train imdb --swap allways", "every, plateau, random, never"),
+    ("train imdb --swap allways", "every, plateau, random, merge, never"),
     ("train imdb --schedule cosin", "did you mean cosine?"),
     ("train imdb --device cdua", "did you mean cuda?"),
     ("train imdb --dtype bf16", "bfloat16"),

@@ -53,7 +53,7 @@ class Hosts:
                 *("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
                 *("--rdzv-backend=c10d", f"--rdzv-endpoint=10.77.0.1:{PORT}"),
                 # Namespaces share a host name, by which torchrun tells whose the endpoint is.
-                # The other host may be slow to listen: torchrun gives it a minute, here it has five.
+                # The other host may be slow to listen: a minute is the default.
                 f"--rdzv-conf=is_host={1 - rank},read_timeout=300",
                 f"--local-addr=10.77.0.{rank + 1}",
                 *command,

@@ -16,7 +16,7 @@ from agents.config.fields import plain_value
 from agents.config.named_models import NAMED_MODELS
 from agents.config.options import MAY_CHANGE, Above, AtLeast, Between, Options, changeable
 from agents.config.sources import check_source
-from agents.config.texts import pairs, value_of
+from agents.config.texts import arguments
 from cory_env.names import unknown_name
 
 KINDS = ("gym", "pettingzoo")
@@ -195,13 +195,7 @@ class EnvConfig(Options):
         Raises:
             ValueError: if they are none.
         """
-        found = pairs(self.env_options, r"([A-Za-z_]\w*)\s*=\s*(\S.*)")
-        if found is None:
-            raise ValueError(
-                "Expected env_options to be NAME=VALUE with commas between them, got "
-                f"{self.env_options!r}: try --env-options is_slippery=false."
-            )
-        return {name: value_of(text) for name, text in found}
+        return arguments(self.env_options, "env_options", "is_slippery=false")
 
     @property
     def describe_parts(self) -> tuple[str, str]:

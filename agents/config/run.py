@@ -11,7 +11,7 @@ from typing import Any
 from agents.config.budget import Budget
 from agents.config.groups import Everyday, Game, Learning, Model, Queries, Running
 from agents.config.options import expect_divisor
-from agents.config.texts import pairs, value_of
+from agents.config.texts import arguments, pairs
 from cory_env.game import SHARINGS
 from cory_env.names import unknown_name
 
@@ -250,13 +250,7 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
         Raises:
             ValueError: if they are none.
         """
-        found = pairs(self.task_options, r"([A-Za-z_]\w*)\s*=\s*(\S.*)")
-        if found is None:
-            raise ValueError(
-                "Expected task_options to be NAME=VALUE with commas between them, got "
-                f"{self.task_options!r}: try --task-options difficulty=1."
-            )
-        return {name: value_of(text) for name, text in found}
+        return arguments(self.task_options, "task_options", "difficulty=1")
 
     @property
     def tracker_names(self) -> list[str]:

@@ -19,3 +19,23 @@ def value_of(text: str) -> bool | int | float | str:
         with suppress(ValueError):
             return kind(text)
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def arguments(text: str, field: str, example: str) -> dict[str, bool | int | float | str]:
+    """Return NAME=VALUE with commas between them as keyword arguments.
+
+    Args:
+        text: what was asked for; empty for nothing.
+        field: the name of the field.
+        example: of what it may hold.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    found = pairs(text, r"([A-Za-z_]\w*)\s*=\s*(\S.*)")
+    if found is None:
+        raise ValueError(
+            f"Expected {field} to be NAME=VALUE with commas between them, got {text!r}: try "
+            f"--{field.replace('_', '-')} {example}."
+        )
+    return {name: value_of(part) for name, part in found}

@@ -33,7 +33,7 @@ SMALL = {
 CASES = {
     "mappo": {"value_normalization": True, "whitening": "joint", "kl_target": 1.0},
     "lora": {"algorithm": "ippo", "adapter": "lora", "reward_scaling": "normalize"}
-    | {"iterations": 3, "average": 0.7},
+    | {"iterations": 3, "average": 0.7, "swap": "merge"},
     "prune": {"adapter": "lora", "lora_prune": 0.5, "lora_prune_every": 2, "lora_ramp": "2:6"},
     "happo": {"algorithm": "happo", "normalization": "token", "microbatch_size": 3},
     "policy": {"critic_body": "policy", "normalization": "sequence", "value_clip": 0.2},

@@ -80,8 +80,9 @@ class AlgorithmConfig(LearningConfig):
     entropy_coef: Annotated[float, AtLeast(0)] = 0.0
     """Weight of the entropy bonus, in rewards per nat and token; >= 0."""
     importance_cap: Annotated[float | None, Above(0)] = None
-    """Largest weight of a token that another engine has sampled (truncated importance sampling);
-    None for the engine's own: none for one that samples from what is learnt."""
+    """Largest weight of a token that another engine, or a policy as it was before, has sampled
+    (truncated importance sampling); None for the engine's own: none for one that samples from what
+    is learnt."""
     practice: Literal["own", "all"] = "own"
     """Whose answers a policy learns from. `all`: after its own turns, also from what others have
     answered to the query alone, paid the answer's own reward; tokens are weighed by min(π/μ, cap),

@@ -167,6 +167,10 @@ class Running(Options):
 
     engine: Annotated[str, named(ENGINES)] = "builtin"
     """What generates the responses to learn from; it may bring fields of its own."""
+    rollout_ahead: Annotated[int, Between(0, 1)] = 0
+    """Batches that are asked for in advance. 1: the next batch is asked for before this one is
+    learnt from, so that an engine on other hardware generates during the update; its tokens are
+    weighed by min(π/μ, cap), with the importance_cap, or 2."""
     save_every: Annotated[int, AtLeast(1), MAY_CHANGE] = 10
     """Iterations between two checkpoints; >= 1."""
     keep: Annotated[int, AtLeast(1), MAY_CHANGE] = 2

@@ -219,7 +219,9 @@ def _brought(run: RunConfig, flat: Mapping[str, Any]) -> tuple[Any, Any]:
     _, *kinds = owners(run.algorithm, run.engine)
     algorithm, engine = (kind(**_part(kind, flat)) for kind in kinds)
     if isinstance(algorithm, AlgorithmConfig) and algorithm.importance_cap is None:
-        # Partners of a pool answer as they were: their present weights are not what sampled.
-        cap = ENGINES.find(run.engine).importance_cap or (2.0 if run.pool_size else None)
+        # Partners of a pool, and all in a batch that was asked for ahead, answer as they were:
+        # their present weights are not what sampled.
+        older = run.pool_size or run.rollout_ahead
+        cap = ENGINES.find(run.engine).importance_cap or (2.0 if older else None)
         algorithm = replace(algorithm, importance_cap=cap)
     return algorithm, engine

@@ -63,6 +63,9 @@ class Engine(ABC):
     """It loads the base model itself, from a folder or the hub: `EngineRun.model`."""
     continues: ClassVar[bool] = False
     """Its `generate` takes `prefixes`; algorithms that branch need that."""
+    aside: ClassVar[bool] = False
+    """Its `generate` may run in another thread while the learner learns, with the weights of the
+    last `sync`."""
     importance_cap: ClassVar[float | None] = None
     """Largest weight of a token that the learner finds likelier than the engine did, unless the
     configuration says otherwise; None for an engine that samples from what is learnt."""

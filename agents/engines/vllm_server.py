@@ -86,7 +86,7 @@ class VLLMServerEngine(Engine):
     (vllm/entrypoints/openai/completion/serving.py at 030ea52e, `_create_completion`).
     """
 
-    needs_lora = needs_one_base = needs_stored_base = continues = True
+    needs_lora = needs_one_base = needs_stored_base = continues = aside = True
     importance_cap = IMPORTANCE_CAP
     Config = VLLMServerConfig
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from agents.distributed.sharding import spread_like
 from agents.policies.base import Policy
+
+Weights = dict[str, Tensor]
+"""Of one policy, by the names of its parameters."""
 
 
 def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -48,3 +52,33 @@ def load_policies(policies: Mapping[str, Policy], tensors: Mapping[str, Tensor])
     for name, policy in policies.items():
         for key, parameter in policy.parameters().items():
             parameter.copy_(spread_like(parameter, tensors[f"policy/{name}/{key}"]))
+
+
+def copied(policy: Policy) -> Weights:
+    """Return the present weights of a policy, which stay as they are."""
+    return {key: parameter.detach().clone() for key, parameter in policy.parameters().items()}
+
+
+@contextmanager
+def playing_as(policies: Mapping[str, Policy], others: Mapping[str, Weights]) -> Iterator[None]:
+    """Give policies other weights for a while, and back what they had.
+
+    Args:
+        policies: by name.
+        others: of some of them.
+    """
+    present: dict[str, Weights] = {}
+    try:
+        for name, weights in others.items():
+            present[name] = copied(policies[name])
+            _load(policies[name], weights)
+        yield
+    finally:
+        for name, weights in present.items():
+            _load(policies[name], weights)
+
+
+@torch.no_grad()
+def _load(policy: Policy, weights: Weights) -> None:
+    for key, parameter in policy.parameters().items():
+        parameter.copy_(weights[key])

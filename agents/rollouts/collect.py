@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,15 @@ from cory_env.task import Task
 from cory_env.tokenization import load_tokenizer
 from cory_env.types import Response
 from cory_env.vector import VectorEnv
+
+
+class Asked(NamedTuple):
+    """Episodes whose last responses have been given, and not yet paid for."""
+
+    played: list[tuple[str, list[str], Generation]]
+    """Role, prompts and responses of each turn."""
+    last: list[Response]
+    """(B,) of the last turn, which the games have not seen."""
 
 
 def collect(
@@ -49,6 +59,30 @@ def collect(
         causal_credit: leave out of an agent's reward what was decided before its turn.
         greedy: take the most probable tokens.
     """
+    asked = ask(
+        games,
+        policies,
+        uniforms,
+        engine=engine,
+        examples=examples,
+        isolated=isolated,
+        greedy=greedy,
+    )
+    names = {role: policy.name for role, policy in policies.items()}
+    return pay(games, names, asked, ledger=ledger, causal_credit=causal_credit)
+
+
+def ask(
+    games: VectorEnv,
+    policies: Mapping[str, Policy],
+    uniforms: Mapping[str, Tensor],
+    *,
+    engine: Engine | None = None,
+    examples: Sequence[Example] | None = None,
+    isolated: Sequence[bool] | None = None,
+    greedy: bool = False,
+) -> Asked:
+    """Ask each role in turn; no reward is asked yet. See `collect`."""
     engine = engine or BuiltinEngine()
     prompts = games.reset(examples=examples, isolated=isolated)
     played: list[tuple[str, list[str], Generation]] = []
@@ -61,16 +95,39 @@ def collect(
             greedy=greedy,
         )
         played.append((role, prompts, generated.tokens))
-        said = unpadded(generated.tokens.response_ids, generated.tokens.response_mask)
-        prompts = games.step(read_responses(games.rules, policies[role], role, said))
+        ids = unpadded(generated.tokens.response_ids, generated.tokens.response_mask)
+        said = read_responses(games.rules, policies[role], role, ids)
+        if len(played) == len(games.agents):
+            return Asked(played, said)
+        prompts = games.step(said)
+    raise AssertionError("games end with the last role")
+
+
+def pay(
+    games: VectorEnv,
+    names: Mapping[str, str],
+    asked: Asked,
+    *,
+    ledger: Ledger | None = None,
+    causal_credit: bool = True,
+) -> Rollout:
+    """Let episodes end, and ask the reward; it counts what all of that has cost.
+
+    Args:
+        games: that were asked.
+        names: the policy of each role.
+        asked: what came back.
+        ledger: of the costs; None if nobody counts them.
+        causal_credit: see `collect`.
+    """
+    games.step(asked.last)
     if ledger:
-        asked = len(played) * games.num_envs
-        judged = asked - games.num_envs if games.rules.verdict != "none" else 0
-        lengths = sum(int(tokens.response_mask.sum()) for _, _, tokens in played)
-        ledger.add(responses=asked, tokens=lengths, reward_calls=asked + judged)
-    names = {role: policy.name for role, policy in policies.items()}
+        responses = len(asked.played) * games.num_envs
+        judged = responses - games.num_envs if games.rules.verdict != "none" else 0
+        lengths = sum(int(tokens.response_mask.sum()) for _, _, tokens in asked.played)
+        ledger.add(responses=responses, tokens=lengths, reward_calls=responses + judged)
     return Rollout(
-        turns=tuple(_paid_turns(games, names, played, causal_credit)),
+        turns=tuple(_paid_turns(games, names, asked.played, causal_credit)),
         states=games.states,
         gold=[games.rules.task.worked_answer(example) for example in games.examples],
     )

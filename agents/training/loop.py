@@ -144,6 +144,7 @@ def _train(
         begun(folder, resume=resume) if world.writes else nullcontext(lambda: None) as begin,
         world.together(),
         closing(trainer.engine),
+        closing(trainer),
         TemporaryDirectory() as scratch,
     ):
         out = folder.path if world.writes else Path(scratch)

@@ -6,18 +6,15 @@ fictitious co-play (Strouse et al. 2021, arXiv 2110.08176), with one run's own p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from agents.distributed.sharding import spread_like
 from agents.policies.base import Policy
-
-Weights = dict[str, Tensor]
-"""Of one policy, by the names of its parameters."""
+from agents.policies.weights import Weights, copied, playing_as
 
 
 class PartnerPool:
@@ -45,30 +42,22 @@ class PartnerPool:
     def keep(self) -> None:
         """Make a snapshot of each policy; the oldest beyond the size goes."""
         for name, kept in self.snapshots.items():
-            self.snapshots[name] = [*kept, _copied(self.policies[name])][-self.size :]
+            self.snapshots[name] = [*kept, copied(self.policies[name])][-self.size :]
 
     def absent(self, iteration: int) -> list[str]:
         """Return who plays as a snapshot: all that have one but whoever's turn it is."""
         current = self.learners[iteration % len(self.learners)]
         return [name for name, kept in self.snapshots.items() if name != current and kept]
 
-    @contextmanager
-    def playing(self, iteration: int) -> Iterator[None]:
+    def playing(self, iteration: int) -> AbstractContextManager[None]:
         """Give all but one policy the weights of a snapshot, and back what they had.
 
         Policies without a snapshot play as they are.
         """
         generator = np.random.default_rng([self.seed, iteration, 2])
-        present: dict[str, Weights] = {}
-        try:
-            for name in self.absent(iteration):
-                kept = self.snapshots[name]
-                present[name] = _copied(self.policies[name])
-                _load(self.policies[name], kept[generator.integers(len(kept))])
-            yield
-        finally:
-            for name, weights in present.items():
-                _load(self.policies[name], weights)
+        absent = [(name, self.snapshots[name]) for name in self.absent(iteration)]
+        drawn = {name: kept[generator.integers(len(kept))] for name, kept in absent}
+        return playing_as(self.policies, drawn)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the snapshots by `policy/place/parameter`."""
@@ -89,13 +78,3 @@ class PartnerPool:
                 if owner == name:
                     found.setdefault(int(place), {})[key] = spread_like(parameters[key], tensor)
             self.snapshots[name] = [found[place] for place in sorted(found)]
-
-
-def _copied(policy: Policy) -> Weights:
-    return {key: parameter.detach().clone() for key, parameter in policy.parameters().items()}
-
-
-@torch.no_grad()
-def _load(policy: Policy, weights: Weights) -> None:
-    for key, parameter in policy.parameters().items():
-        parameter.copy_(weights[key])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,23 @@ from agents.engines.base import Engine
 from agents.engines.builtin import BuiltinEngine
 from agents.errors import EngineError
 from agents.ledger import Ledger
-from agents.maths.advantages import explained_variance
-from agents.maths.figures import distinct_2
 from agents.parts import Parts
 from agents.policies.averages import Averages
 from agents.policies.merging import merge_if_due
 from agents.policies.sampling import draw_uniforms
-from agents.policies.weights import load_policies, part_of
+from agents.policies.weights import copied, load_policies, part_of, playing_as
 from agents.records.rows import MetricRow, number
 from agents.rollouts.branches import BranchSampler
-from agents.rollouts.collect import collect, draw_examples, draw_isolated
+from agents.rollouts.collect import ask, draw_examples, draw_isolated, pay
+from agents.training.ahead import Order, ask_aside, drawn_from
 from agents.training.details import RewardDetails
+from agents.training.figures import Figures, asks_of
 from agents.training.histograms import Histograms
 from agents.training.learner import Learner
 from agents.training.partners import PartnerPool
 from agents.training.roles import RoleSchedule
 from agents.types import Explored, Prepared, Rollout, TrainBatch
-from cory_env import RewardError
+from cory_env import Example, RewardError
 
 FAILURES = (RewardError, EngineError, ValueError)
 """What one process may meet while it plays, before anybody learns."""
@@ -77,7 +78,9 @@ class Trainer:
         self.roles = RoleSchedule(kind=config.swap, every=config.swap_every, seed=config.seed)
         learners = [name for name in self.policies if name not in config.frozen]
         self.pool = PartnerPool(self.policies, learners, size=config.pool_size, seed=config.seed)
+        self.figures = Figures(self.algorithm, self.learner, self.details, self.world)
         self.engine: Engine = BuiltinEngine()
+        self.ahead: Order | None = None  # the next batch, if it has been asked for
         self.callbacks: Sequence[Any] = ()  # of agents.training.callbacks, which knows this class
         self.averages = Averages(
             {name: self.policies[name] for name in learners},
@@ -90,9 +93,9 @@ class Trainer:
         begun = time.perf_counter()
         self.details.tokens()  # those of sample texts are no cost of training
         merged = merge_if_due(self.policies, self.config, iteration, self.world)
-        with self.pool.playing(iteration):
-            rollout = self.collect(self.assign(iteration), self.isolated(iteration))
-            explored = self.explore(rollout, iteration)
+        rollout, explored = self.play(iteration)
+        if self.config.rollout_ahead:
+            self.ahead = self.ask_ahead(iteration + 1)
         for callback in self.callbacks:
             callback.rollout(self, rollout)
         prepared = self.prepare(rollout, explored)
@@ -134,8 +137,63 @@ class Trainer:
         size = config.algorithm_config.group_size
         return draw_isolated(config.solo_share, generator, config.batch_size, size)
 
+    def play(self, iteration: int) -> tuple[Rollout, Explored | None]:
+        """Let the policies play the batch of an iteration, as they are or were asked to.
+
+        Raises:
+            RewardError: if a reward fails, on whatever process; so with the engine.
+        """
+        ahead, self.ahead = self.ahead, None
+        order = ahead or self.order(self.assign(iteration))
+        with playing_as(self.policies, order.weights) if ahead else self.pool.playing(iteration):
+            rollout = self._played(order, self.isolated(iteration))
+            return rollout, self.explore(rollout, iteration)
+
+    def ask_ahead(self, iteration: int) -> Order:
+        """Ask for the batch of an iteration to come, of the policies as they are by now.
+
+        Raises:
+            EngineError: if the engine cannot take over their weights, on whatever process.
+        """
+        with self.pool.playing(iteration):
+            order = self.order(self.assign(iteration))
+            weights = {name: copied(policy) for name, policy in self.policies.items()}
+            order = replace(order, weights=weights)
+            # The last batch of a run would be for nobody.
+            if not self.engine.aside or iteration >= self.planned(iteration - 1):
+                return order
+            with self.world.failing_together(*FAILURES):
+                self._sync(order)
+        return ask_aside(
+            order, self.games, self.policies, engine=self.engine,
+            rows=self.world.rows(self.config.batch_size), isolated=self.isolated(iteration),
+        )  # fmt: skip
+
+    def order(self, seats: Mapping[str, str]) -> Order:
+        """Draw what decides the next batch.
+
+        Args:
+            seats: the policy of each role.
+        """
+        queries = dict(self.queries.bit_generator.state)
+        size, length = self.config.batch_size, self.games.rules.max_new_tokens
+        return Order(
+            seats=dict(seats),
+            queries=queries,
+            examples=self._examples(self.queries),
+            uniforms={
+                role: draw_uniforms(size, length, self.generators[name])
+                for role, name in seats.items()
+            },
+            weights={},
+        )
+
+    def _examples(self, generator: np.random.Generator) -> list[Example]:
+        size, group = self.config.batch_size, self.config.algorithm_config.group_size
+        return draw_examples(self.games.rules.task, generator, size, group)
+
     def collect(self, seats: Mapping[str, str], isolated: Sequence[bool] | None = None) -> Rollout:
-        """Let the policies play this process's rows of the next batch.
+        """Let the policies play this process's rows of the next batch, as they are.
 
         Args:
             seats: the policy of each role.
@@ -145,31 +203,37 @@ class Trainer:
         Raises:
             RewardError: if a reward fails, on whatever process; so with the engine.
         """
-        config, games = self.config, self.games
-        rows = self.world.rows(config.batch_size)
-        examples = draw_examples(
-            games.rules.task, self.queries, config.batch_size, config.algorithm_config.group_size
-        )
-        length = games.rules.max_new_tokens
-        uniforms = {
-            role: draw_uniforms(config.batch_size, length, self.generators[name])[rows]
-            for role, name in seats.items()
-        }
+        return self._played(self.order(seats), isolated)
+
+    def _played(self, order: Order, isolated: Sequence[bool] | None) -> Rollout:
+        """Return an order's episodes; the policies have its weights."""
+        rows = self.world.rows(self.config.batch_size)
         with self.world.failing_together(*FAILURES):
-            for name in seats.values():
-                self.engine.sync(self.policies[name])
-            rollout = collect(
-                games,
-                {role: self.policies[name] for role, name in seats.items()},
-                uniforms,
-                engine=self.engine,
-                ledger=self.ledger,
-                examples=examples[rows],
-                isolated=isolated and isolated[rows],
-                causal_credit=self._causal_credit,
-            )
-        self.details.note(len(seats))
+            if order.answers is None:
+                self._sync(order)
+                asked = ask(
+                    self.games,
+                    {role: self.policies[name] for role, name in order.seats.items()},
+                    {role: uniforms[rows] for role, uniforms in order.uniforms.items()},
+                    engine=self.engine,
+                    examples=order.examples[rows],
+                    isolated=isolated and isolated[rows],
+                )
+            else:
+                asked = order.answers.result()
+            credit = self._causal_credit
+            rollout = pay(self.games, order.seats, asked, ledger=self.ledger, causal_credit=credit)
+        self.details.note(len(order.seats))
         return rollout
+
+    def _sync(self, order: Order) -> None:
+        for name in order.seats.values():
+            self.engine.sync(self.policies[name])
+
+    def close(self) -> None:
+        """Wait for an engine that is busy with a batch nobody will learn from."""
+        if self.ahead:
+            self.ahead.close()
 
     @property
     def _causal_credit(self) -> bool:
@@ -212,7 +276,7 @@ class Trainer:
         self.learner.set_learning_rates(iteration)
         learned: dict[str, dict[str, float]] = {}
         left = list(prepared)  # an update may change what later turns teach
-        for policy, asks in _asks(rollout).items():
+        for policy, asks in asks_of(rollout).items():
             own = [left[ask] for ask in asks]
             learned[policy] = self.learner.learn(policy, own, self.generators[policy])
             self.algorithm.after_update(policy, asks, left)
@@ -246,60 +310,15 @@ class Trainer:
         learned: Mapping[str, Mapping[str, float]],
     ) -> MetricRow:
         """Return the metrics of an iteration, over the rows of all processes."""
-        row: MetricRow = {}
-        for policy, asks in _asks(rollout).items():
-            values = {
-                **self._played(policy, rollout, prepared, asks),
-                **learned[policy],
-                **self._judged(prepared, asks),
-                **self.algorithm.figures(policy),
-                "kl_coef": self.controllers[policy].coef,
-                **self.learner.figures(policy),
-            }
-            row |= {f"{policy}/{key}": value for key, value in values.items()}
-        return row
+        return self.figures.row(rollout, prepared, learned)
 
     def steer(self, rollout: Rollout, row: MetricRow) -> None:
         """Let role schedule and KL controllers take note of an iteration's metrics."""
         reward = 0.0
-        for policy in _asks(rollout):
+        for policy in asks_of(rollout):
             self.controllers[policy].update(number(row, f"{policy}/kl"), self.config.batch_size)
             reward += number(row, f"{policy}/task_reward")
         self.roles.observe(reward)
-
-    def _played(
-        self, policy: str, rollout: Rollout, prepared: Sequence[Prepared], asks: Sequence[int]
-    ) -> dict[str, Any]:
-        """Return what a policy's responses were like."""
-        sums = []
-        for ask in asks:
-            turn, scored = rollout.turns[ask], prepared[ask].scored
-            gaps = (scored.log_probs - turn.tokens.sampled_log_probs).abs() * scored.mask
-            tokens = [values.sum(1) for values in (scored.kls, scored.entropies, gaps)]
-            length = scored.mask.float().sum(1)
-            sums.append(torch.stack([turn.task_rewards, length, *tokens], dim=1))
-        means = self.world.gather(torch.cat(sums)).mean(0)
-        reward, length, kl, entropy, gap = means.tolist()
-        texts = [text for ask in asks for text in rollout.turns[ask].responses]
-        return {
-            "role": "+".join(rollout.turns[ask].role for ask in asks),
-            "task_reward": reward,
-            "kl": kl,
-            "combined_reward": reward - self.controllers[policy].coef * kl,
-            "entropy": entropy / length,
-            "response_length": length,
-            # Far from 0 if another engine has sampled with other weights than are learnt.
-            "sampler_gap": gap / length,
-            "distinct_2": distinct_2(self.world.gather_list(texts)),
-            **self.details.means(asks),
-        }
-
-    def _judged(self, prepared: Sequence[Prepared], asks: Sequence[int]) -> dict[str, float]:
-        """Return how much of the returns the baselines explain."""
-        own = [prepared[ask].scored for ask in asks]
-        pairs = [torch.stack([s.baselines[s.mask], s.returns[s.mask]], dim=1) for s in own]
-        baselines, returns = self.world.gather(torch.cat(pairs)).T
-        return {"explained_variance": float(explained_variance(baselines, returns))}
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Let the policies begin as those of the same names in the checkpoint of another run.
@@ -321,7 +340,11 @@ class Trainer:
         tensors |= {f"algorithm/{key}": value for key, value in self.algorithm.tensors().items()}
         tensors |= {f"partner/{key}": value for key, value in self.pool.tensors().items()}
         tensors |= {f"average/{key}": value for key, value in self.averages.tensors().items()}
+        ahead = self.ahead.state() if self.ahead else {}
+        if self.ahead:
+            tensors |= {f"ahead/{key}": tensor for key, tensor in self.ahead.tensors().items()}
         return tensors, {
+            **({"ahead": ahead} if ahead else {}),
             "queries": self.queries.bit_generator.state,
             "kl_coefs": {name: controller.coef for name, controller in self.controllers.items()},
             "algorithm": self.algorithm.state(),
@@ -349,11 +372,7 @@ class Trainer:
         self.ledger.load_state(meta.get("ledger", {}))
         # Checkpoints of earlier versions have none.
         self.averages.load(part_of(tensors, "average/"), meta.get("averages", {}))
-
-
-def _asks(rollout: Rollout) -> dict[str, list[int]]:
-    """Return by policy, in turn order, which turns were its."""
-    asks: dict[str, list[int]] = {}
-    for index, turn in enumerate(rollout.turns):
-        asks.setdefault(turn.policy, []).append(index)
-    return asks
+        if ahead := meta.get("ahead"):
+            examples = self._examples(drawn_from(ahead["queries"]))
+            own = part_of(tensors, "ahead/")
+            self.ahead = Order.load(own, ahead, self.policies, examples)

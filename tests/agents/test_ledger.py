@@ -56,18 +56,18 @@ def test_a_run_counts_what_is_asked_of_its_policies_and_of_the_reward(
     options = {"algorithm": algorithm, "observers": observers, "epochs": 3, "iterations": 2}
     trainer = Trainer(toy_config(**options))
     rules, scored, drawn = trainer.games.rules, [], []
-    reward, collect = rules.reward, trainer.collect
+    reward, prepare = rules.reward, trainer.prepare
 
     def counted_reward(examples, responses):
         scored.append(len(responses))
         return reward(examples, responses)
 
-    def watched_collect(*asked):
-        drawn.append(collect(*asked))
-        return drawn[-1]
+    def watched_prepare(rollout, explored):
+        drawn.append(rollout)
+        return prepare(rollout, explored)
 
     object.__setattr__(rules, "reward", counted_reward)
-    trainer.collect = watched_collect
+    trainer.prepare = watched_prepare
     rows = [trainer.iterate(iteration) for iteration in range(2)]
     tokens = [sum(int(t.tokens.response_mask.sum()) for t in rollout.turns) for rollout in drawn]
     agents = observers + 1

@@ -49,6 +49,7 @@ CASES = {
         **{"good_label": ",", "bad_label": "="},
     },
     "step_dpo": {"algorithm": "step_dpo"},
+    "ahead": {"rollout_ahead": 1, "learning_rate": 0.01},
     "three": {"observers": 2, "algorithm": "reinforce++"},
 }
 

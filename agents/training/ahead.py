@@ -14,14 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from agents.config.train import TrainConfig
 from agents.distributed.sharding import spread_like
 from agents.engines.base import Engine
 from agents.policies.llm import LLMPolicy
+from agents.policies.sampling import draw_uniforms
 from agents.policies.weights import Weights, part_of
-from agents.rollouts.collect import Asked, ask
+from agents.rollouts.collect import Asked, ask, draw_examples
 from cory_env import Example
+from cory_env.game import Rules
+from cory_env.task import Task
 from cory_env.vector import VectorEnv
 
 
@@ -61,7 +66,8 @@ class Order:
         tensors: Mapping[str, Tensor],
         state: Mapping[str, Any],
         policies: Mapping[str, LLMPolicy],
-        examples: list[Example],
+        task: Task,
+        config: TrainConfig,
     ) -> Self:
         """Return what `tensors` and `state` are of.
 
@@ -69,8 +75,11 @@ class Order:
             tensors: of an order.
             state: of the same.
             policies: by name, whose weights may be spread over processes.
-            examples: (B,) that the generator of the queries draws from its state.
+            task: that the queries are of.
+            config: of the run.
         """
+        queries = np.random.default_rng()
+        queries.bit_generator.state = state["queries"]
         weights = {
             name: {
                 key: spread_like(parameter, tensors[f"weights/{name}/{key}"])
@@ -81,7 +90,7 @@ class Order:
         return cls(
             seats=dict(state["seats"]),
             queries=dict(state["queries"]),
-            examples=examples,
+            examples=_examples(task, config, queries),
             uniforms=part_of(tensors, "uniforms/"),
             weights=weights,
         )
@@ -92,11 +101,37 @@ class Order:
             wait([self.answers])
 
 
-def drawn_from(state: Mapping[str, Any]) -> np.random.Generator:
-    """Return a generator in a state."""
-    generator = np.random.default_rng()
-    generator.bit_generator.state = state
-    return generator
+def draw_order(
+    seats: Mapping[str, str],
+    rules: Rules,
+    config: TrainConfig,
+    queries: np.random.Generator,
+    generators: Mapping[str, torch.Generator],
+) -> Order:
+    """Draw what decides the next batch, of policies as they are.
+
+    Args:
+        seats: the policy of each role.
+        rules: of the game.
+        config: of the run.
+        queries: draws them.
+        generators: by policy, of its responses.
+    """
+    before = dict(queries.bit_generator.state)
+    return Order(
+        seats=dict(seats),
+        queries=before,
+        examples=_examples(rules.task, config, queries),
+        uniforms={
+            role: draw_uniforms(config.batch_size, rules.max_new_tokens, generators[name])
+            for role, name in seats.items()
+        },
+        weights={},
+    )
+
+
+def _examples(task: Task, config: TrainConfig, queries: np.random.Generator) -> list[Example]:
+    return draw_examples(task, queries, config.batch_size, config.algorithm_config.group_size)
 
 
 def ask_aside(

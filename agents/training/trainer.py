@@ -28,12 +28,11 @@ from agents.ledger import Ledger
 from agents.parts import Parts
 from agents.policies.averages import Averages
 from agents.policies.merging import merge_if_due
-from agents.policies.sampling import draw_uniforms
 from agents.policies.weights import copied, load_policies, part_of, playing_as
 from agents.records.rows import MetricRow, number
 from agents.rollouts.branches import BranchSampler
-from agents.rollouts.collect import ask, draw_examples, draw_isolated, pay
-from agents.training.ahead import Order, ask_aside, drawn_from
+from agents.rollouts.collect import ask, draw_isolated, pay
+from agents.training.ahead import Order, ask_aside, draw_order
 from agents.training.details import RewardDetails
 from agents.training.figures import Figures, asks_of
 from agents.training.histograms import Histograms
@@ -41,7 +40,7 @@ from agents.training.learner import Learner
 from agents.training.partners import PartnerPool
 from agents.training.roles import RoleSchedule
 from agents.types import Explored, Prepared, Rollout, TrainBatch
-from cory_env import Example, RewardError
+from cory_env import RewardError
 
 FAILURES = (RewardError, EngineError, ValueError)
 """What one process may meet while it plays, before anybody learns."""
@@ -170,27 +169,8 @@ class Trainer:
         )  # fmt: skip
 
     def order(self, seats: Mapping[str, str]) -> Order:
-        """Draw what decides the next batch.
-
-        Args:
-            seats: the policy of each role.
-        """
-        queries = dict(self.queries.bit_generator.state)
-        size, length = self.config.batch_size, self.games.rules.max_new_tokens
-        return Order(
-            seats=dict(seats),
-            queries=queries,
-            examples=self._examples(self.queries),
-            uniforms={
-                role: draw_uniforms(size, length, self.generators[name])
-                for role, name in seats.items()
-            },
-            weights={},
-        )
-
-    def _examples(self, generator: np.random.Generator) -> list[Example]:
-        size, group = self.config.batch_size, self.config.algorithm_config.group_size
-        return draw_examples(self.games.rules.task, generator, size, group)
+        """Draw what decides the next batch, whose roles these policies have."""
+        return draw_order(seats, self.games.rules, self.config, self.queries, self.generators)
 
     def collect(self, seats: Mapping[str, str], isolated: Sequence[bool] | None = None) -> Rollout:
         """Let the policies play this process's rows of the next batch, as they are.
@@ -373,6 +353,5 @@ class Trainer:
         # Checkpoints of earlier versions have none.
         self.averages.load(part_of(tensors, "average/"), meta.get("averages", {}))
         if ahead := meta.get("ahead"):
-            examples = self._examples(drawn_from(ahead["queries"]))
-            own = part_of(tensors, "ahead/")
-            self.ahead = Order.load(own, ahead, self.policies, examples)
+            own, task = part_of(tensors, "ahead/"), self.games.rules.task
+            self.ahead = Order.load(own, ahead, self.policies, task, self.config)

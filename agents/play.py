@@ -26,7 +26,7 @@ from agents.tasks import build_task
 from cory_env import Example, raw_env
 from cory_env.game import Rules
 from cory_env.names import unknown_name
-from cory_env.rendering import query_line, reward_table, turn_panel, visible
+from cory_env.rendering import query_line, reward_table, seat_name, turn_panel, visible
 from cory_env.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class Session:
         self._partner = partner
         self._rng = rng
         self._console = Console(highlight=False)
-        self._payoffs: list[tuple[list[float], list[float]]] = []
+        self._payoffs: list[tuple[list[list[float]], list[float]]] = []
 
     def run(self) -> None:
         """Play until the person has enough."""
@@ -241,25 +241,26 @@ class Session:
 
     def _play(self, example: Example) -> None:
         """Play one game."""
-        env, before_seat = self._env, True
+        env = self._env
         env.reset(options={"example": example})
         sees_query = self._sees_query(example.query)
         if sees_query:
             self._console.print(query_line(example.query, self._console))
-        hidden: list[str] = []
-        for agent in self._rules.agents:
+        hidden: list[Panel] = []
+        order = env.current_game().agents
+        for turn, agent in enumerate(order):
+            answers_later = self._seat in order[turn:]
             if agent == self._seat:
-                self._answer()
-                before_seat = False
-            elif before_seat and not self._rules.knowledge_transfer:
+                self._answer(turn)
+            elif answers_later and not self._rules.knowledge_transfer:
                 env.step(list(self._partner_tokens(example)))
-                hidden.append(agent)
+                hidden.append(self._panel(turn))
             else:
-                self._listen(example, shows_prompt=sees_query or not before_seat)
+                self._listen(turn, example, shows_prompt=sees_query or not answers_later)
         if not sees_query:
             self._console.print(query_line(example.query, self._console))
-        for agent in hidden:
-            self._console.print(self._panel(agent))
+        for panel in hidden:
+            self._console.print(panel)
         self._show_rewards(example)
 
     def _sees_query(self, query: str) -> bool:
@@ -267,11 +268,11 @@ class Session:
         task = self._rules.task
         return self._seat == "pioneer_0" or query in task.observer_prompt(query, [])
 
-    def _answer(self) -> None:
+    def _answer(self, turn: int) -> None:
         """Let the person answer; a text that the game refuses is asked for again."""
         env, console = self._env, self._console
         prompt = env.infos[self._seat]["prompt"]
-        name = f"{self._seat} (you)"
+        name = f"{seat_name(self._rules, env.current_game(), turn)} (you)"
         console.print(turn_panel(name, console, reads=prompt, on_turn=True))
         while True:
             text = _ask("your response> ")
@@ -286,19 +287,19 @@ class Session:
             limit = f"Cut after {self._rules.max_new_tokens} tokens: "
             console.print(Text.assemble((limit, "yellow"), shown))
 
-    def _listen(self, example: Example, *, shows_prompt: bool) -> None:
+    def _listen(self, turn: int, example: Example, *, shows_prompt: bool) -> None:
         """Let the partner answer, and show each token as it comes."""
-        env, agent, tokens = self._env, self._env.agent_selection, list[int]()
-        reads = env.infos[agent]["prompt"] if shows_prompt else None
+        env, tokens = self._env, list[int]()
+        reads = env.infos[env.agent_selection]["prompt"] if shows_prompt else None
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             for token in self._partner_tokens(example):
                 tokens.append(token)
                 text = self._rules.text_so_far(tokens)
-                live.update(self._panel(agent, text, reads=reads), refresh=True)
+                live.update(self._panel(turn, text, reads=reads), refresh=True)
                 if self._console.is_terminal:
                     time.sleep(_PAUSE_S)
         env.step(tokens)
-        self._console.print(self._panel(agent, reads=reads))
+        self._console.print(self._panel(turn, reads=reads))
 
     def _partner_tokens(self, example: Example) -> Iterator[int]:
         """Yield the partner's response up to its end."""
@@ -308,16 +309,17 @@ class Session:
             if token == self._rules.tokenizer.eos_token_id:
                 return
 
-    def _panel(self, agent: str, growing: str | None = None, *, reads: str | None = None) -> Panel:
-        """Return a panel of a partner's response, whole or still growing."""
-        info = self._env.infos[agent]
+    def _panel(self, turn: int, growing: str | None = None, *, reads: str | None = None) -> Panel:
+        """Return a panel of the response of a turn, whole or still growing."""
+        game = self._env.current_game()
+        whole = game.responses[turn] if growing is None else None
         return turn_panel(
-            agent,
+            seat_name(self._rules, game, turn),
             self._console,
             reads=reads,
-            answers=info["response"] if growing is None else growing,
-            note="token limit" if growing is None and info["truncated_response"] else "",
-            on_turn=growing is not None,
+            answers=whole.text if whole else growing,
+            note="token limit" if whole and whole.truncated else "",
+            on_turn=whole is None,
         )
 
     def _show_rewards(self, example: Example) -> None:
@@ -325,7 +327,8 @@ class Session:
         if example.reference is not None:
             reference = visible(example.reference, self._console.encoding)
             self._console.print(Text.assemble(("gold answer ", "dim"), (reference, "bold")))
-        task_rewards = [env.infos[agent]["task_reward"] for agent in agents]
+        infos = [env.infos[agent] for agent in agents]
+        task_rewards = [info.get("task_rewards", [info["task_reward"]]) for info in infos]
         rewards = [env.rewards[agent] for agent in agents]
         self._payoffs.append((task_rewards, rewards))
         self._print_table(task_rewards, rewards)
@@ -334,9 +337,10 @@ class Session:
         if self._payoffs:
             games = "1 game" if len(self._payoffs) == 1 else f"{len(self._payoffs)} games"
             self._console.print(Text(f"\nMean of {games}", style="bold"))
-            self._print_table(*np.mean(self._payoffs, axis=0).tolist())
+            means = (np.mean(part, axis=0).tolist() for part in zip(*self._payoffs, strict=True))
+            self._print_table(*means)
 
-    def _print_table(self, task_rewards: list[float], rewards: list[float]) -> None:
+    def _print_table(self, task_rewards: list[list[float]], rewards: list[float]) -> None:
         names = [f"{name} (you)" if name == self._seat else name for name in self._rules.agents]
         sharing = self._rules.reward_sharing
         self._console.print(reward_table(names, task_rewards, rewards, sharing))

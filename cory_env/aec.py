@@ -54,13 +54,14 @@ class raw_env(AECEnv[str, Observation, Action]):
     | Action Values      | 0 to V - 1                                                           |
     | Observation Shape  | `(L + T,)`, in a dictionary with its masks                           |
     | Observation Values | 0 to V - 1                                                           |
-    | State Shape        | `(L + A · T,)`                                                       |
+    | State Shape        | `(L + N · A · T,)`                                                   |
     | State Values       | -1 to V - 1                                                          |
 
     V is the size of the vocabulary, L `max_prompt_tokens`, T `max_new_tokens`, A the number of
-    agents. The pioneer reads the query and answers. Each observer reads the query and all answers
-    before its own (knowledge transfer), as the task words it, and answers. Then the episode ends
-    for all agents together.
+    agents, N that of rounds. The pioneer reads the query and answers. Each observer reads the query
+    and all answers before its own (knowledge transfer), as the task words it, and answers. With
+    `rounds=N` all answer again, N times in all, having read all answers so far; then the episode
+    ends for all agents together.
 
     Source: Ma et al., "Coevolving with the Other You: Fine-Tuning LLM with Sequential Cooperative
     Multi-Agent Reinforcement Learning" (NeurIPS 2024, arXiv 2410.06101).
@@ -77,13 +78,13 @@ class raw_env(AECEnv[str, Observation, Action]):
     Before its turn an agent sees padding only. `action_mask` is all ones for the agent on turn and
     allows only the end token, as a no-op, to the others. Do not write to it: it is shared.
 
-    `state()` is the joint transcript, `Box(-1, V - 1, (L + A · T,))`: the pioneer's prompt in L
-    places, then each response, in turn order, in T places; -1 where there is no token. Ids are
-    int64.
+    `state()` is the joint transcript, `Box(-1, V - 1, (L + N · A · T,))`: the pioneer's first
+    prompt in L places, then each response, in turn order, in T places; -1 where there is no token.
+    Ids are int64.
 
     With `one_hot=True`, for learners that read vectors, `observation` is
-    `Box(0, 1, (L + T, V), float32)` and `state()` is `Box(0, 1, (L + A · T, V), float32)`: one row
-    a token, zeros where there is none. That is meant for tasks with small vocabularies.
+    `Box(0, 1, (L + T, V), float32)` and `state()` is `Box(0, 1, (L + N · A · T, V), float32)`: one
+    row a token, zeros where there is none. That is meant for tasks with small vocabularies.
 
     ## Action Space
 
@@ -103,10 +104,12 @@ class raw_env(AECEnv[str, Observation, Action]):
     | `"collective"`   | the sum of all task rewards      |
     | `"mean"`         | their mean                       |
     | `"individual"`   | its own                          |
+    | `"last"`         | that of the last response        |
     | a number c       | its own + c · those of the others |
 
     `infos[agent]` holds `role`; from its turn on `prompt`; from its answer on `response` and
-    `truncated_response`; and at the end `task_reward`, which is always its own.
+    `truncated_response`; and at the end `task_reward`, which is always its own. With several rounds
+    these are of its latest turn, and `task_rewards` has those of all.
 
     ## Arguments
 
@@ -120,8 +123,8 @@ class raw_env(AECEnv[str, Observation, Action]):
     itself as it goes: on a terminal in panels that grow with the responses, elsewhere line by line;
     `close()` gives the terminal back, as before an `input()`), or None.
 
-    `options`: `split`, `observers`, `reward_sharing`, `knowledge_transfer`, `swap_every`,
-    `verdict`, `reward`, `tokenizer`, `max_new_tokens` and `max_prompt_tokens`: see
+    `options`: `split`, `observers`, `rounds`, `reward_sharing`, `knowledge_transfer`,
+    `swap_every`, `verdict`, `reward`, `tokenizer`, `max_new_tokens` and `max_prompt_tokens`: see
     `cory_env.options.make_rules`.
 
     `reset(options={"example": Example(...)})` asks that example instead of drawing one.
@@ -203,14 +206,15 @@ class raw_env(AECEnv[str, Observation, Action]):
         self.agents = self.possible_agents[:]
         self.rewards = dict.fromkeys(self.agents, 0.0)
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
-        self._task_rewards: dict[str, float] = {}
+        self._task_rewards: dict[str, list[float]] = {}
         self._paid: dict[str, float] = {}
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
         self.infos = {
-            agent: {"role": role} for agent, role in zip(game.agents, self.rules.roles, strict=True)
+            agent: {"role": role}
+            for agent, role in zip(game.agents, self.rules.roles, strict=False)
         }
-        self._views.clear(game.agents)
+        self._views.clear(game.agents[: len(self.agents)])
         if self._screen is not None:
             self._screen.close()
             self._screen = Screen()
@@ -287,10 +291,11 @@ class raw_env(AECEnv[str, Observation, Action]):
 
     def _begin_turn(self, game: GameState, prompt: str, prompt_ids: list[int]) -> None:
         """Select the agent on turn and show it its prompt."""
-        agent = self.agent_selection = game.agents[len(game.responses)]
+        turn = len(game.responses)
+        agent = self.agent_selection = game.agents[turn]
         self._played = list[int]()
         self.infos[agent] = {**self.infos[agent], "prompt": prompt}
-        self._views.begin_turn(agent, prompt_ids)
+        self._views.begin_turn(turn, agent, prompt_ids)
         if self._screen is not None:
             self.render()
 
@@ -324,11 +329,13 @@ class raw_env(AECEnv[str, Observation, Action]):
 
     def _end(self, game: GameState, task_rewards: Float64Array, rewards: Float64Array) -> None:
         """Pay all agents and end the episode for all of them."""
-        for agent, task_reward, reward in zip(game.agents, task_rewards, rewards, strict=True):
-            self._task_rewards[agent] = float(task_reward)
+        for place, (agent, reward) in enumerate(zip(game.agents, rewards, strict=False)):
+            own = self._task_rewards[agent] = task_rewards[place :: len(rewards)].tolist()
             self._paid[agent] = self.rewards[agent] = float(reward)
             self.terminations[agent] = True
-            self.infos[agent] = {**self.infos[agent], "task_reward": float(task_reward)}
+            self.infos[agent] = {**self.infos[agent], "task_reward": own[-1]}
+            if self.rules.rounds > 1:
+                self.infos[agent]["task_rewards"] = own
         self._views.on_turn = None
         self._accumulate_rewards()
         self._deads_step_first()

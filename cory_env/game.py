@@ -1,8 +1,9 @@
 """The rules of the game, and nothing else: pure functions from an immutable state to the next.
 
-An episode is one example and one response per role, in turn order `pioneer_0`, `observer_0`,
-`observer_1`, …; every later shell (`aec`, `parallel`, `vector`) plays by this file. It knows no
-PettingZoo and no random numbers, and receives its task, reward and tokenizer as objects.
+An episode is one example and, in every round, one response per role, in turn order `pioneer_0`,
+`observer_0`, `observer_1`, …; every later shell (`aec`, `parallel`, `vector`) plays by this file.
+It knows no PettingZoo and no random numbers, and receives its task, reward and tokenizer as
+objects.
 
 Source: Ma et al., "Coevolving with the Other You" (NeurIPS 2024, arXiv 2410.06101), section 3.
 """
@@ -21,8 +22,8 @@ from cory_env.names import unknown_name
 from cory_env.task import Task
 from cory_env.types import Example, Float64Array, Response, Reward, Tokenizer
 
-RewardSharing = Literal["collective", "mean", "individual"] | float
-SHARINGS = ("collective", "mean", "individual")
+RewardSharing = Literal["collective", "mean", "individual", "last"] | float
+SHARINGS = ("collective", "mean", "individual", "last")
 Verdicts = Literal["none", "all", "wrong"]
 VERDICTS = ("none", "all", "wrong")
 
@@ -38,7 +39,7 @@ class GameState:
     example: Example
     """What is asked."""
     agents: tuple[str, ...]
-    """(A,) who plays, in turn order."""
+    """(K,) who answers in each turn: all agents in every round, in turn order."""
     responses: tuple[Response, ...] = ()
     """What has been answered, in turn order."""
     isolated: bool = False
@@ -58,11 +59,14 @@ class Rules:
     """Longest prompt."""
     observers: int = 1
     """Agents after the pioneer: 1 is CORY, 0 the single-agent baseline."""
+    rounds: int = 1
+    """How often every agent answers; in later rounds each has read all earlier responses."""
     reward_sharing: RewardSharing = "collective"
     """Each agent gets the sum of all task rewards (`"collective"`), their mean, its own
-    (`"individual"`), or its own plus a number times the others'."""
+    (`"individual"`), that of the last response alone (`"last"`), or its own plus a number times the
+    others'."""
     knowledge_transfer: bool = True
-    """Whether observers see the earlier responses."""
+    """Whether agents see the earlier responses of others."""
     swap_every: int | None = None
     """Episodes after which the roles move on by one agent; None for roles that stay."""
     verdict: Verdicts = "none"
@@ -73,6 +77,7 @@ class Rules:
         expect_count("max_new_tokens", self.max_new_tokens, at_least=1)
         expect_count("max_prompt_tokens", self.max_prompt_tokens, at_least=1)
         expect_count("observers", self.observers, at_least=0)
+        expect_count("rounds", self.rounds, at_least=1)
         if self.swap_every is not None:
             expect_count("swap_every", self.swap_every, at_least=1)
         sharing = self.reward_sharing
@@ -85,7 +90,12 @@ class Rules:
             )
         if self.verdict not in VERDICTS:
             raise ValueError(unknown_name("a verdict", VERDICTS, self.verdict))
-        if self.verdict != "none":
+        if self.verdict != "none" and self.teaches:
+            raise ValueError(
+                f"Expected verdict none with task {self.task.name}, whose pioneer is told the "
+                f"verdicts, got {self.verdict}: leave it out."
+            )
+        if self.judges:
             self.task.verdict(0.0)
 
     def __str__(self) -> str:
@@ -96,6 +106,25 @@ class Rules:
     def roles(self) -> tuple[str, ...]:
         """(A,) the roles in turn order."""
         return ("pioneer_0", *(f"observer_{i}" for i in range(self.observers)))
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """(K,) the role of each turn."""
+        return self.roles * self.rounds
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the pioneer is a teacher: see `Task.teaches`."""
+        return self.task.teaches and self.observers > 0
+
+    @property
+    def judges(self) -> bool:
+        """Whether somebody is told the task's verdict on earlier answers."""
+        return self.verdict != "none" or self.teaches
+
+    def is_answer(self, turn: int) -> bool:
+        """Return whether what is said in a turn is an answer, and no message of a teacher."""
+        return not (self.teaches and turn % (self.observers + 1) == 0)
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -119,7 +148,7 @@ class Rules:
         _expect_unicode("query", example.query)
         shift = 0 if self.swap_every is None else (episode // self.swap_every) % len(self.roles)
         agents = self.agents[shift:] + self.agents[:shift]
-        return GameState(example, agents, isolated=isolated)
+        return GameState(example, agents * self.rounds, isolated=isolated)
 
     def agent_on_turn(self, state: GameState) -> str | None:
         """Return who answers next, or None after the end."""
@@ -131,20 +160,24 @@ class Rules:
 
         Args:
             state: the episode.
-            turn: a turn that has come, 0 for the pioneer's; None for the one that is on.
+            turn: a turn that has come, 0 for the pioneer's first; None for the one that is on.
         """
         turn = len(state.responses) if turn is None else turn
         query = state.example.query
         if turn == 0:
             return self.task.pioneer_prompt(query)
-        transfer = self.knowledge_transfer and not state.isolated
-        seen = state.responses[:turn] if transfer else ()
+        seen: Sequence[Response] = state.responses[:turn]
+        if state.isolated or not self.knowledge_transfer:  # an agent still knows what it has said
+            seen = seen[turn % (self.observers + 1) :: self.observers + 1]
         if self.verdict == "wrong":
             seen = [response for response in seen if response.verdict == self.task.verdict(0.0)]
         texts = [response.text for response in seen]
-        if self.verdict == "none" or not seen:
+        if self.is_answer(turn) and (self.verdict == "none" or not seen):
             return self.task.observer_prompt(query, texts)
-        return self.task.judged_prompt(query, texts, [response.verdict for response in seen])
+        verdicts = [response.verdict for response in seen]
+        if self.is_answer(turn):
+            return self.task.judged_prompt(query, texts, verdicts)
+        return self.task.feedback_prompt(query, texts, verdicts)
 
     def encode_prompt(self, prompt: str, agent: str) -> list[int]:
         """Return the ids of a prompt.
@@ -184,34 +217,8 @@ class Rules:
         return whole if text.endswith("\ufffd") else text
 
     def response(self, action: object, agent: str) -> Response:
-        """Return the response that an action stands for.
-
-        Args:
-            action: a text, which is cut at the token limit, since its author cannot count tokens;
-                or a sequence of token ids, read up to the first end token. The end token may be
-                left out.
-            agent: who acts, for the error message.
-
-        Raises:
-            TypeError: if the action is neither.
-            ValueError: if an id is out of range, there are more ids than may be played, or the
-                text is no Unicode.
-        """
-        if isinstance(action, str):
-            _expect_unicode(f"response of {agent}", action)
-            try:
-                ids = self.tokenizer.encode(action, begin=False)
-            except ValueError as error:  # a character that it does not know
-                raise ValueError(f"{error} That was the response of {agent}.") from error
-            kept = ids[: self.max_new_tokens]
-            text = action if len(kept) == len(ids) else self.tokenizer.decode(kept, begin=False)
-        else:
-            kept = self._legal_ids(action, agent)
-            text = self.tokenizer.decode(kept, begin=False)
-        truncated = len(kept) == self.max_new_tokens
-        if not truncated:
-            kept = [*kept, self.tokenizer.eos_token_id]
-        return Response(text, tuple(kept), truncated)
+        """Return the response that an action stands for: see `as_response`."""
+        return as_response(action, agent, self.tokenizer, self.max_new_tokens)
 
     def respond(self, state: GameState, response: Response) -> GameState:
         """Return the state after the agent on turn has answered."""
@@ -222,8 +229,7 @@ class Rules:
     ) -> list[GameState]:
         """Return the states after the agents on turn have answered.
 
-        Where observers are told verdicts, the responses that they may read are scored in one call
-        of the reward.
+        Where verdicts are told, the answers that are read are scored in one call of the reward.
 
         Args:
             states: (B,) episodes in the same turn.
@@ -236,7 +242,8 @@ class Rules:
         if any(self.agent_on_turn(state) is None for state in states):
             raise RuntimeError("Expected an episode that goes on, got one that has ended.")
         pairs = list(zip(states, responses, strict=True))
-        if self.verdict != "none" and len(states[0].responses) + 1 < len(self.roles):
+        turn = len(states[0].responses)
+        if self.judges and self.is_answer(turn) and turn + 1 < len(self.turns):
             texts = [response.text for response in responses]
             rewards = score(self.reward, [state.example for state in states], texts)
             pairs = [
@@ -256,62 +263,111 @@ class Rules:
             states: (B,) finished episodes.
 
         Returns:
-            (B, A) each agent's own task reward and (B, A) what it is paid, both in turn order.
+            (B, K) the task reward of each turn, 0 of a teacher's feedback, and (B, A) what each
+            agent is paid, in turn order.
 
         Raises:
             RewardError: if the reward raises or does not return one finite number per response.
         """
-        turns = len(self.roles)
-        examples = [state.example for state in states for _ in range(turns)]
-        texts = [response.text for state in states for response in state.responses]
-        task_rewards = score(self.reward, examples, texts).reshape(len(states), turns)
-        return task_rewards, share(task_rewards, self.reward_sharing)
+        answers = [turn for turn in range(len(self.turns)) if self.is_answer(turn)]
+        examples = [state.example for state in states for _ in answers]
+        texts = [state.responses[turn].text for state in states for turn in answers]
+        task_rewards = np.zeros((len(states), len(self.turns)))
+        task_rewards[:, answers] = score(self.reward, examples, texts).reshape(-1, len(answers))
+        return task_rewards, share(task_rewards, self.reward_sharing, len(self.roles))
 
-    def _legal_ids(self, action: object, agent: str) -> list[int]:
-        """Return the ids before the first end token."""
-        vocabulary, end = self.tokenizer.vocab_size, self.tokenizer.eos_token_id
-        kept = _integers(action)
-        if kept is None:
-            raise TypeError(
-                f"Expected the response of {agent} to be a text or a sequence of token ids, "
-                f"got {action!r}."
-            )
-        wrong = [token for token in kept if not 0 <= token < vocabulary]
-        if wrong:
-            raise ValueError(
-                f"Expected token ids of {agent} from 0 to {vocabulary - 1}, got {wrong[0]}."
-            )
-        if end in kept:
-            kept = kept[: kept.index(end)]
-            limit = self.max_new_tokens - 1  # the end token takes a place
-        else:
-            limit = self.max_new_tokens
-        if len(kept) > limit:
-            raise ValueError(
-                f"Expected at most max_new_tokens={self.max_new_tokens} token ids of {agent} up to "
-                f"the end token, got {len(kept) + self.max_new_tokens - limit}."
-            )
-        return kept
+    def earnings(self, task_rewards: Float64Array) -> Float64Array:
+        """Return (B, K, A) what each turn earns each agent, of their task rewards (B, K)."""
+        turns = np.eye(task_rewards.shape[1])
+        shares = [share(task_rewards * t, self.reward_sharing, len(self.roles)) for t in turns]
+        return np.stack(shares, axis=1)
 
 
-def share(task_rewards: Float64Array, sharing: RewardSharing) -> Float64Array:
+def as_response(action: object, agent: str, tokenizer: Tokenizer, max_new_tokens: int) -> Response:
+    """Return the response that an action stands for.
+
+    Args:
+        action: a text, which is cut at the token limit, since its author cannot count tokens; or a
+            sequence of token ids, read up to the first end token. The end token may be left out.
+        agent: who acts, for the error message.
+        tokenizer: what the ids are of.
+        max_new_tokens: longest response.
+
+    Raises:
+        TypeError: if the action is neither.
+        ValueError: if an id is out of range, there are more ids than may be played, or the text is
+            no Unicode.
+    """
+    if isinstance(action, str):
+        _expect_unicode(f"response of {agent}", action)
+        try:
+            ids = tokenizer.encode(action, begin=False)
+        except ValueError as error:  # a character that it does not know
+            raise ValueError(f"{error} That was the response of {agent}.") from error
+        kept = ids[:max_new_tokens]
+        text = action if len(kept) == len(ids) else tokenizer.decode(kept, begin=False)
+    else:
+        kept = _legal_ids(action, agent, tokenizer, max_new_tokens)
+        text = tokenizer.decode(kept, begin=False)
+    truncated = len(kept) == max_new_tokens
+    if not truncated:
+        kept = [*kept, tokenizer.eos_token_id]
+    return Response(text, tuple(kept), truncated)
+
+
+def _legal_ids(action: object, agent: str, tokenizer: Tokenizer, max_new_tokens: int) -> list[int]:
+    """Return the ids before the first end token."""
+    vocabulary, end = tokenizer.vocab_size, tokenizer.eos_token_id
+    kept = _integers(action)
+    if kept is None:
+        raise TypeError(
+            f"Expected the response of {agent} to be a text or a sequence of token ids, "
+            f"got {action!r}."
+        )
+    wrong = [token for token in kept if not 0 <= token < vocabulary]
+    if wrong:
+        raise ValueError(
+            f"Expected token ids of {agent} from 0 to {vocabulary - 1}, got {wrong[0]}."
+        )
+    if end in kept:
+        kept = kept[: kept.index(end)]
+        limit = max_new_tokens - 1  # the end token takes a place
+    else:
+        limit = max_new_tokens
+    if len(kept) > limit:
+        raise ValueError(
+            f"Expected at most max_new_tokens={max_new_tokens} token ids of {agent} up to "
+            f"the end token, got {len(kept) + max_new_tokens - limit}."
+        )
+    return kept
+
+
+def share(
+    task_rewards: Float64Array, sharing: RewardSharing, num_agents: int | None = None
+) -> Float64Array:
     """Return what each agent is paid.
 
     Args:
-        task_rewards: (B, A) each agent's own.
+        task_rewards: (B, K) of each turn.
         sharing: see `Rules.reward_sharing`.
+        num_agents: A, who take turns; None for as many as turns.
 
     Returns:
-        (B, A) `Σ_j r_j`, its mean, `r_i`, or `r_i + c Σ_{j≠i} r_j`.
+        (B, A) `Σ_k r_k`, its mean, the sum `r_i` of the own ones, the last one, or
+        `r_i + c Σ_{j≠i} r_j`.
     """
+    episodes, turns = task_rewards.shape
+    own = task_rewards.reshape(episodes, -1, num_agents or turns).sum(axis=1)
     total = task_rewards.sum(axis=1, keepdims=True)
     if sharing == "collective":
-        return np.broadcast_to(total, task_rewards.shape).copy()
+        return np.broadcast_to(total, own.shape).copy()
     if sharing == "mean":
-        return np.broadcast_to(total / task_rewards.shape[1], task_rewards.shape).copy()
+        return np.broadcast_to(total / turns, own.shape).copy()
+    if sharing == "last":
+        return np.broadcast_to(task_rewards[:, -1:], own.shape).copy()
     if sharing == "individual":
-        return task_rewards.copy()
-    return task_rewards + sharing * (total - task_rewards)
+        return own
+    return own + sharing * (total - own)
 
 
 def score(reward: Reward, examples: Sequence[Example], responses: Sequence[str]) -> Float64Array:

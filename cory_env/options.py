@@ -24,6 +24,7 @@ class GameOptions(TypedDict, total=False):
 
     split: str
     observers: int
+    rounds: int
     reward_sharing: RewardSharing
     knowledge_transfer: bool
     swap_every: int | None
@@ -62,6 +63,7 @@ def make_rules(
     *,
     split: str = "train",
     observers: int = 1,
+    rounds: int = 1,
     reward_sharing: RewardSharing = "collective",
     knowledge_transfer: bool = True,
     swap_every: int | None = None,
@@ -77,9 +79,11 @@ def make_rules(
         task: a registered name, or a task object.
         split: which examples of a task given by name; a task object brings its own.
         observers: agents after the pioneer: 1 is CORY, 0 the single-agent baseline.
-        reward_sharing: `"collective"` (the sum), `"mean"`, `"individual"`, or a number c for own
-            plus c times the others'.
-        knowledge_transfer: whether observers see the earlier responses.
+        rounds: how often every agent answers; in later rounds each has read all earlier responses,
+            its own included.
+        reward_sharing: `"collective"` (the sum), `"mean"`, `"individual"`, `"last"` for that of the
+            last response alone, or a number c for own plus c times the others'.
+        knowledge_transfer: whether agents see the earlier responses of others.
         swap_every: episodes between two role exchanges, in which every agent takes the next role;
             agents are then called `llm_0`, `llm_1`, … None for no exchange and agents that are
             called by their role.
@@ -107,6 +111,7 @@ def make_rules(
             task.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
         ),
         observers=observers,
+        rounds=rounds,
         reward_sharing=reward_sharing,
         knowledge_transfer=knowledge_transfer,
         swap_every=swap_every,

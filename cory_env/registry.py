@@ -28,6 +28,7 @@ from cory_env.task import Task
 from cory_env.tasks.arithmetic import ArithmeticTask
 from cory_env.tasks.gsm8k import Gsm8kTask
 from cory_env.tasks.imdb import ImdbTask
+from cory_env.tasks.lesson import LessonTask
 from cory_env.tasks.toy import ToyTask
 from cory_env.types import Reward
 
@@ -181,7 +182,13 @@ class Registry(MutableMapping[str, _Entry], Generic[_Entry]):
 TASKS: Registry[Callable[..., Task]] = Registry(
     "task",
     "cory_env.tasks",
-    {"arithmetic": ArithmeticTask, "gsm8k": Gsm8kTask, "imdb": ImdbTask, "toy": ToyTask},
+    {
+        "arithmetic": ArithmeticTask,
+        "gsm8k": Gsm8kTask,
+        "imdb": ImdbTask,
+        "lesson": LessonTask,
+        "toy": ToyTask,
+    },
     families={"rg": "cory_env.tasks.reasoning_gym:ReasoningGymTask"},
 )
 """Factories, called as `factory(split=…, **options)`."""

@@ -69,7 +69,7 @@ class Screen:
         state: GameState,
         *,
         played: Sequence[int] = (),
-        task_rewards: Mapping[str, float],
+        task_rewards: Mapping[str, Sequence[float]],
         rewards: Mapping[str, float],
     ) -> None:
         """Draw what is new since the last call.
@@ -78,7 +78,7 @@ class Screen:
             rules: the rules of the game.
             state: the episode so far.
             played: the tokens so far of the agent on turn.
-            task_rewards: each agent's own, after the end.
+            task_rewards: each agent's own, one a round, after the end.
             rewards: what each agent was paid, after the end.
         """
         if self._draws_panels is None:
@@ -128,8 +128,9 @@ class Screen:
 
 def seat_name(rules: Rules, state: GameState, turn: int) -> str:
     """Return who has a turn: the agent, and its role where that is not its name."""
-    agent, role = state.agents[turn], rules.roles[turn]
-    return agent if agent == role else f"{agent} as {role}"
+    agent, role = state.agents[turn], rules.turns[turn]
+    name = agent if agent == role else f"{agent} as {role}"
+    return name if rules.rounds == 1 else f"{name} (round {turn // len(rules.roles) + 1})"
 
 
 def turn_panel(
@@ -183,7 +184,7 @@ def turn_panel(
 
 def reward_table(
     names: Iterable[str],
-    task_rewards: Iterable[float],
+    task_rewards: Iterable[Sequence[float]],
     rewards: Iterable[float],
     sharing: RewardSharing,
 ) -> RenderableType:
@@ -191,7 +192,7 @@ def reward_table(
 
     Args:
         names: (A,) the agents.
-        task_rewards: (A,) each agent's own.
+        task_rewards: (A, N) each agent's own, one a round.
         rewards: (A,) what it is paid.
         sharing: see `Rules.reward_sharing`.
     """
@@ -205,7 +206,8 @@ def reward_table(
     for heading in ("task reward", "is paid"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, task_reward, reward in zip(names, task_rewards, rewards, strict=True):
-        table.add_row(name, f"{task_reward:.3f}", f"{reward:.3f}")
+        own = ", ".join(f"{one:.3f}" for one in task_reward)
+        table.add_row(name, own, f"{reward:.3f}")
     return Group(table, Text(f" {_in_words(sharing)}", style="dim"))
 
 
@@ -261,15 +263,18 @@ def _turn_lines(rules: Rules, state: GameState) -> Iterator[str]:
             yield f"{name} answers: {response.text!r}{cut}"
 
 
-def _reward_lines(task_rewards: Mapping[str, float], rewards: Mapping[str, float]) -> Iterator[str]:
+def _reward_lines(
+    task_rewards: Mapping[str, Sequence[float]], rewards: Mapping[str, float]
+) -> Iterator[str]:
     for agent, reward in rewards.items():
-        yield f"{agent} is paid: {reward:g} (task reward {task_rewards[agent]:g})"
+        own = ", ".join(f"{one:g}" for one in task_rewards[agent])
+        yield f"{agent} is paid: {reward:g} (task reward {own})"
 
 
 def _panels(
     rules: Rules,
     state: GameState,
-    task_rewards: Mapping[str, float],
+    task_rewards: Mapping[str, Sequence[float]],
     rewards: Mapping[str, float],
 ) -> Iterator[RenderableType]:
     """Yield what will not change any more."""
@@ -305,6 +310,8 @@ def _in_words(sharing: RewardSharing) -> str:
         paid = "the mean of all"
     elif sharing == "individual":
         paid = "its own"
+    elif sharing == "last":
+        paid = "that of the last one"
     else:
         paid = f"its own plus {sharing:g} times the others'"
     return f"A task reward is for one's own response; each is paid {paid}."

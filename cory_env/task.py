@@ -41,6 +41,9 @@ class Task:
     """Longest prompt."""
     tokenizer: Tokenizer | None = None
     """The task's own tokenizer, or None for the embedded one."""
+    teaches: bool = False
+    """Whether the pioneer is a teacher where there are observers: what it writes is a message to
+    them, which is not scored, and from the second round on it reads a `feedback_prompt`."""
 
     def sample(self, rng: np.random.Generator) -> Example:
         """Draw an example for a new episode."""
@@ -83,6 +86,19 @@ class Task:
         pairs = zip(responses, verdicts, strict=True)
         judged = [f"{response.rstrip()} {verdict}" for response, verdict in pairs]
         return self.observer_prompt(query, judged)
+
+    def feedback_prompt(self, query: str, responses: Sequence[str], verdicts: Sequence[str]) -> str:
+        """Return what a teacher reads from the second round on.
+
+        Args:
+            query: the query of the episode.
+            responses: its messages and the answers to them so far, in turn order.
+            verdicts: of each of them; empty of a message.
+        """
+        raise ValueError(
+            f"Expected a task whose teacher reads a prompt in later rounds, got {self.name}: give "
+            "it a method feedback_prompt(query, responses, verdicts)."
+        )
 
     def worked_answer(self, example: Example) -> str | None:
         """Return a response that is right, as a learner should write it; None if none is known."""

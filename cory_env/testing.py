@@ -152,8 +152,11 @@ def replay(games: VectorEnv, env: AECEnv[str, Observation, Action]) -> None:
                 _expect_equal("reward before the end", reward, 0.0)
                 _expect_equal("end before the end", terminated or truncated, False)
                 env.step(action)
-            _expect_equal("final observation", _seen(env.observe(agent)), [*prompt, *response.ids])
-        for agent, response in zip(state.agents, state.responses, strict=True):
+            if state.agents[turn + 1 : turn + 2] != (agent,):
+                seen = [*prompt, *response.ids]
+                _expect_equal("final observation", _seen(env.observe(agent)), seen)
+        latest = dict(zip(state.agents, state.responses, strict=True))
+        for agent, response in latest.items():
             info = env.infos[agent]
             _expect_equal("end", env.terminations[agent], True)
             _expect_equal("response", info["response"], response.text)

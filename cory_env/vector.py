@@ -31,8 +31,10 @@ class VectorEnv:
         states: (B,) the episodes; none before `reset`.
         roles: the role of each agent in these episodes.
         examples: (B,) what is asked.
-        responses: for each agent that has answered, (B,) its responses.
-        task_rewards: after the end, for each agent (B,) its own task rewards.
+        rows: which episodes are asked: all of them until the end.
+        responses: for each agent that has answered, (B,) its latest responses.
+        turn_rewards: after the end, (B, K) the task reward of each turn.
+        task_rewards: after the end, for each agent (B,) its own, of its latest responses.
         rewards: after the end, for each agent (B,) what it is paid.
         np_random: draws the examples.
 
@@ -53,6 +55,7 @@ class VectorEnv:
         self.num_envs = num_envs
         self.agents = self.rules.agents
         self.np_random, _ = seeding.np_random()
+        self.turn_rewards: Float64Array = np.zeros((num_envs, 0))
         self.task_rewards: dict[str, Float64Array] = {}
         self.rewards: dict[str, Float64Array] = {}
         self._episode = 0
@@ -69,13 +72,18 @@ class VectorEnv:
         return dict(zip(self._turn_order, self.rules.roles, strict=False))
 
     @property
+    def rows(self) -> range:
+        """Which episodes are asked: all of them until the end."""
+        return range(self.num_envs if self.agent_selection else 0)
+
+    @property
     def examples(self) -> list[Example]:
         """(B,) what is asked."""
         return [state.example for state in self.states]
 
     @property
     def responses(self) -> dict[str, list[Response]]:
-        """For each agent that has answered, (B,) its responses."""
+        """For each agent that has answered, (B,) its latest responses."""
         if not self.states:
             return {}
         turns = zip(*(state.responses for state in self.states), strict=True)
@@ -122,6 +130,7 @@ class VectorEnv:
             np_random.bit_generator.state = before
             raise
         self.np_random, self._episode, self.states = np_random, episode + 1, states
+        self.turn_rewards = np.zeros((self.num_envs, 0))
         self.task_rewards, self.rewards = {}, {}
         return prompts
 
@@ -155,9 +164,10 @@ class VectorEnv:
             prompts = self._prompts(states)
         else:
             prompts = []
-            task_rewards, rewards = self.rules.payoffs(states)
-            self.task_rewards = dict(zip(self._turn_order, task_rewards.T.copy(), strict=True))
-            self.rewards = dict(zip(self._turn_order, rewards.T.copy(), strict=True))
+            self.turn_rewards, rewards = self.rules.payoffs(states)
+            turn_order = self._turn_order
+            self.task_rewards = dict(zip(turn_order, self.turn_rewards.T.copy(), strict=True))
+            self.rewards = dict(zip(turn_order, rewards.T.copy(), strict=False))
         self.states = states
         return prompts
 

@@ -74,7 +74,7 @@ class Views:
             agent: spaces.Discrete(V) if action_level == "token" else ResponseSpace(V, T)
             for agent in agents
         }
-        self.state_space = _ids_space(V, L + len(agents) * T, one_hot, lowest=-1)
+        self.state_space = _ids_space(V, L + len(rules.turns) * T, one_hot, lowest=-1)
 
         self.on_turn: str | None = None
         self._rules = rules
@@ -86,7 +86,7 @@ class Views:
         self._any_token = np.ones(V, np.int8)
         self._only_end_token = np.zeros(V, np.int8)
         self._only_end_token[rules.tokenizer.eos_token_id] = 1
-        self._turns: dict[str, np.int64] = {}
+        self._roles: dict[str, np.int64] = {}
         self._place = self._transcript_place = 0
         self._share_masks()
 
@@ -97,16 +97,16 @@ class Views:
 
     def clear(self, turn_order: Iterable[str]) -> None:
         """Show nothing, as before the first turn."""
-        padding = 0 if self._one_hot else self._rules.tokenizer.eos_token_id
-        for ids, mask in zip(self._ids.values(), self._attention_masks.values(), strict=True):
-            ids.fill(padding)
-            mask.fill(0)
+        self._roles = {agent: np.int64(place) for place, agent in enumerate(turn_order)}
+        for agent in self._roles:
+            self._clear(agent)
         self._transcript.fill(0 if self._one_hot else -1)
-        self._turns = {agent: np.int64(turn) for turn, agent in enumerate(turn_order)}
 
-    def begin_turn(self, agent: str, prompt: Sequence[int]) -> None:
-        """Show an agent its prompt."""
-        turn, length = int(self._turns[agent]), len(prompt)
+    def begin_turn(self, turn: int, agent: str, prompt: Sequence[int]) -> None:
+        """Show an agent the prompt of a turn, the first being 0."""
+        length = len(prompt)
+        if turn >= len(self._roles):
+            self._clear(agent)
         self._write(self._ids[agent], prompt)
         self._attention_masks[agent][:length] = 1
         if turn == 0:
@@ -135,12 +135,17 @@ class Views:
                 self._any_token if agent == self.on_turn else self._only_end_token
             )
         if self._rules.swap_every is not None:
-            observation["role"] = self._turns[agent]
+            observation["role"] = self._roles[agent]
         return observation
 
     def state(self) -> NDArray[Any]:
         """Return the joint transcript."""
         return self._transcript.copy()
+
+    def _clear(self, agent: str) -> None:
+        """Show an agent nothing."""
+        self._ids[agent].fill(0 if self._one_hot else self._rules.tokenizer.eos_token_id)
+        self._attention_masks[agent].fill(0)
 
     def _write(self, array: NDArray[Any], tokens: Sequence[int]) -> None:
         """Write tokens to the beginning of an array."""

@@ -248,8 +248,11 @@ class PlayFlags:
     """Of queries and sampling; None for a new one every time."""
     observers: int = 1
     """Agents after the pioneer; >= 0."""
+    rounds: int = 1
+    """How often every agent answers; >= 1."""
     reward_sharing: str = "collective"
-    """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
+    """`collective` (sum), `mean`, `individual`, `last` (that of the last response), or a number c:
+    own + c times the others'."""
     knowledge_transfer: bool = True
     """Whether observers read the earlier responses."""
 

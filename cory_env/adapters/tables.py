@@ -46,7 +46,7 @@ class Tables:
         task: a registered name, or a task object.
         timeout_s: seconds to wait for the others, unless a call says otherwise.
         options: see `cory_env.options.make_rules`; agents are named by their roles, so there is no
-            `swap_every`.
+            `swap_every`, and whoever sits down answers once, so there is one round.
     """
 
     def __init__(
@@ -57,6 +57,11 @@ class Tables:
                 "Expected no swap_every, got one: seats exchange roles by taking another seat."
             )
         rules = vector_env(1, task, **options).rules
+        if rules.rounds > 1:
+            raise ValueError(
+                f"Expected one round at a table, where every seat answers once, got "
+                f"{rules.rounds}: leave out rounds, or serve one seat."
+            )
         # Each table is a game of its own; what takes time to load is loaded once.
         loaded: GameOptions = {"reward": rules.reward, "tokenizer": rules.tokenizer}
         self._options: GameOptions = {**options, **loaded}

@@ -80,10 +80,10 @@ class CorySeat:
 class CoryRollout:
     """All seats of the game by one policy: `rollout_func` of `GRPOTrainer`.
 
-    Of A agents, A generations in a row are the turns of one game, in turn order. So a group of
-    `num_generations` holds `num_generations / A` games of one query, and what an agent is paid is
-    measured against what the agents of all these games were paid. With rewards that are shared
-    equally that is the team's reward against those of the other games.
+    Of K turns, one an agent in every round, K generations in a row are those of one game. So a
+    group of `num_generations` holds `num_generations / K` games of one query, and what an agent is
+    paid is measured against what the agents of all these games were paid. With rewards that are
+    shared equally that is the team's reward against those of the other games.
 
     Responses have the trainer's `max_completion_length`. A tokenizer with a chat template is asked
     in it.
@@ -130,15 +130,15 @@ class CoryRollout:
         Raises:
             ValueError: if the generations of a query are no whole games, or a query is unknown.
         """
-        agents = len(self._games.agents)
-        if any(prompt != prompts[i - i % agents] for i, prompt in enumerate(prompts)):
+        in_a_game = len(self._games.rules.turns)
+        if any(prompt != prompts[i - i % in_a_game] for i, prompt in enumerate(prompts)):
             raise ValueError(
-                f"Expected generations in groups of {agents}, one for each agent: pass a "
-                f"num_generations that {agents} divides."
+                f"Expected generations in groups of {in_a_game}, one for each turn: pass a "
+                f"num_generations that {in_a_game} divides."
             )
-        games = self._of_size(len(prompts) // agents, trainer)
+        games = self._of_size(len(prompts) // in_a_game, trainer)
         turns: list[tuple[list[list[int]], list[list[int]], list[Any]]] = []
-        asked = games.reset(examples=[self._example(query) for query in prompts[::agents]])
+        asked = games.reset(examples=[self._example(query) for query in prompts[::in_a_game]])
         while asked:
             ids = [_encoded(prompt, games, trainer.processing_class) for prompt in asked]
             # The one way to generate with whatever the trainer generates with; experimental.
@@ -149,10 +149,10 @@ class CoryRollout:
             "prompt_ids": _by_row([turn[0] for turn in turns]),
             "completion_ids": _by_row([turn[1] for turn in turns]),
             "logprobs": None if turns[0][2][0] is None else _by_row([turn[2] for turn in turns]),
-            "cory_reward": _by_row([games.rewards[agent].tolist() for agent in games.agents]),
-            "cory_task_reward": _by_row(
-                [games.task_rewards[agent].tolist() for agent in games.agents]
+            "cory_reward": _by_row(
+                [games.rewards[agent].tolist() for agent in games.states[0].agents]
             ),
+            "cory_task_reward": _by_row(games.turn_rewards.T.tolist()),
         }
 
     @staticmethod

@@ -136,6 +136,25 @@ def test_without_knowledge_transfer_the_partner_is_hidden_until_the_seat_has_ans
     assert re.search(r"reads    = .*\n.*answers  [a-h]{3} ", blind)
 
 
+def test_all_rounds_are_played_and_shown(play):
+    out = play("toy", "--seed", "0", "--rounds", "2", typed="abc\nefg\nq\n")
+    in_order(
+        out,
+        *("pioneer_0 (round 1)", "answers  efg", "observer_0 (round 1) (you) is on turn"),
+        *("your response> abc", "pioneer_0 (round 2)", "observer_0 (round 2) (you) is on turn"),
+        *("reads  efg,abc,efg=", "your response> efg", "gold answer efg"),
+        *("pioneer_0", "1.000, 1.000", "3.000", "observer_0 (you)", "0.000, 1.000", "3.000"),
+    )
+
+
+def test_without_knowledge_transfer_the_partner_is_hidden_until_the_last_round(play):
+    options = ("--seed", "0", "--rounds", "2", "--no-knowledge-transfer")
+    before, after = play("toy", *options, typed="abc\nabd\n").split("your response> abd")
+    assert "efg" not in before
+    assert "reads  abc=" in before
+    in_order(after, "pioneer_0 (round 1)", "answers  efg", "pioneer_0 (round 2)", "answers  efg")
+
+
 def test_a_longer_chain_and_a_single_seat_can_be_played(play):
     out = play("toy", "--seed", "0", "--observers", "2", "--seat", "observer_1", typed="efg\n")
     in_order(out, "pioneer_0", "efg", "observer_0", "efg", "observer_1 (you)", "efg,efg=")
@@ -297,7 +316,7 @@ def refused(capsys, *argv: str) -> str:
         (["imdb", "--observers", "-1"], ["observers", "at least 0", "-1"]),
         (["imdb", "--observers", "many"], ["--observers", "many"]),
         (["imdb", "--seed", "-1"], ["--seed", "at least 0", "-1"]),
-        (["imdb", "--reward-sharing", "all"], ["(collective, mean, individual)", "'all'"]),
+        (["imdb", "--reward-sharing", "all"], ["(collective, mean, individual, last)", "'all'"]),
         (["imdb", "--reward-sharing", "nan"], ["finite", "nan"]),
         (["imdb", "--temperatur", "1"], ["--temperatur"]),
         (["imdb", "--partner", "no/such"], ["--partner", "final/llm_0", "no/such"]),

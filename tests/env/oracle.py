@@ -15,11 +15,15 @@ class View(NamedTuple):
     """(A,) the agents."""
     on_turn: str | None
     prompts: list
-    """(A,) ids; none before the turn."""
+    """(A,) ids of the latest; none before the first turn."""
     responses: list
-    """(A,) ids so far."""
+    """(K,) ids so far, of each turn."""
     infos: list
     rewards: list
+    latest: list
+    """(A,) the latest turn of each, or its first."""
+    opening: list
+    """Ids of the first prompt of all."""
 
 
 def watch(game, example, episode, actions):
@@ -33,24 +37,33 @@ def watch(game, example, episode, actions):
     for _ in range(episode // game.swap_every if game.swap_every else 0):
         agents.append(agents.pop(0))
     infos, texts, actions = [{"role": role} for role in roles], [], list(actions)
-    prompts, responses = [[] for _ in roles], [[] for _ in roles]
     task, tokenizer, query = game.task, game.tokenizer, example.query.encode().decode()  # Unicode
-    for i, info in enumerate(infos):
-        heard = list(texts) if game.knowledge_transfer else []
-        prompt = task.observer_prompt(query, heard) if i else task.pioneer_prompt(query)
+    turns = [i for _ in range(game.rounds) for i in range(len(roles))]
+    prompts, responses = [[] for _ in roles], [[] for _ in turns]
+    latest, opening = list(range(len(roles))), tokenizer.encode(task.pioneer_prompt(query))
+    for turn, i in enumerate(turns):
+        latest[i] = turn
+        info = infos[i]
+        heard = [t for j, t in zip(turns, texts, strict=False) if game.knowledge_transfer or i == j]
+        prompt = task.observer_prompt(query, heard) if turn else task.pioneer_prompt(query)
         info["prompt"], prompts[i], text = prompt, tokenizer.encode(prompt), None
         if not 1 <= len(prompts[i]) <= game.max_prompt_tokens:
             raise ValueError(prompts[i])
         while actions and text is None:
-            responses[i], text = _play(game, responses[i], actions.pop(0))
+            responses[turn], text = _play(game, responses[turn], actions.pop(0))
         if text is None:
-            return View(agents, agents[i], prompts, responses, infos, [0.0 for _ in roles])
-        info |= {"response": text, "truncated_response": tokenizer.eos_token_id not in responses[i]}
+            return View(
+                agents, agents[i], prompts, responses, infos, [0.0 for _ in roles], latest, opening
+            )
+        cut = tokenizer.eos_token_id not in responses[turn]
+        info |= {"response": text, "truncated_response": cut}
         texts.append(text)
-    scores = [float(score) for score in game.reward([example for _ in roles], texts)]
-    infos = [info | {"task_reward": score} for info, score in zip(infos, scores, strict=True)]
-    paid = [_share(scores, i, game.reward_sharing) for i in range(len(roles))]
-    return View(agents, None, prompts, responses, infos, paid)
+    scores = [float(score) for score in game.reward([example for _ in turns], texts)]
+    for i, info in enumerate(infos):
+        own = [score for j, score in zip(turns, scores, strict=True) if i == j]
+        info |= {"task_reward": own[-1]} | ({"task_rewards": own} if game.rounds > 1 else {})
+    paid = [_share(scores, turns, i, game.reward_sharing) for i in range(len(roles))]
+    return View(agents, None, prompts, responses, infos, paid, latest, opening)
 
 
 def _play(game, ids, action):
@@ -74,8 +87,10 @@ def _play(game, ids, action):
     return (ids, None) if by_token and unfinished else (ids + [end] * unfinished, text)
 
 
-def _share(scores, i, sharing):
-    """Return what the agent in turn i is paid."""
-    own, others = scores[i], scores[:i] + scores[i + 1 :]
-    weight = {"collective": 1, "individual": 0}.get(sharing, sharing)
-    return sum(scores) / len(scores) if sharing == "mean" else own + weight * sum(others)
+def _share(scores, turns, i, sharing):
+    """Return what the agent in place i is paid."""
+    if sharing in ("mean", "last"):
+        return sum(scores) / len(scores) if sharing == "mean" else scores[-1]
+    own = sum(score for j, score in zip(turns, scores, strict=True) if i == j)
+    others = sum(score for j, score in zip(turns, scores, strict=True) if i != j)
+    return own + {"collective": 1, "individual": 0}.get(sharing, sharing) * others

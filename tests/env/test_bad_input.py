@@ -437,7 +437,7 @@ def test_a_text_longer_than_the_limit_is_its_beginning(form):
 
 BAD_SWITCHES = [
     ({"task": 3}, TypeError, ("task", "got 3")),
-    ({"task": "imbd"}, ValueError, ("imdb, toy", "got 'imbd': did you mean imdb?")),
+    ({"task": "imbd"}, ValueError, ("imdb, lesson, toy", "got 'imbd': did you mean imdb?")),
     ({"split": "dev"}, ValueError, ("train, test", "got 'dev'")),
     ({"observers": -1}, ValueError, ("observers", "at least 0", "got -1")),
     ({"observers": 1.5}, ValueError, ("observers", "got 1.5")),

@@ -22,8 +22,13 @@ def number(value):
 
 
 def playthrough(name):
-    """Return the text of one episode: a wild pioneer, an observer that knows, a silent one."""
-    env = cory_env.env(name, split="test", observers=2, reward_sharing=0.5, render_mode="ansi")
+    """Return the text of one episode: a wild pioneer, an observer that knows, a silent one.
+
+    A lesson has two rounds.
+    """
+    task = cory_env.make_task(name, "test")
+    rounds = 2 if task.teaches else 1
+    env = cory_env.env(task, observers=2, rounds=rounds, reward_sharing=0.5, render_mode="ansi")
     env.reset(seed=0)
     rules, tokenizer = env.unwrapped.rules, env.unwrapped.rules.tokenizer
     reference = rules.task.sample(np.random.default_rng(0)).reference
@@ -33,7 +38,7 @@ def playthrough(name):
         *[tokenizer.eos_token_id] * (length < rules.max_new_tokens),
         *rules.response(reference or " was a joy.", "observer_0").ids,
         tokenizer.eos_token_id,
-    ]
+    ] * rounds
     lines = [f"env: {env}", f"agents: {env.agents}", f"state space: {env.state_space.shape}"]
     lines += [f"action space: {env.action_space(env.agents[0])}"]
     for key, space in env.observation_space(env.agents[0]).items():

@@ -22,7 +22,8 @@ from tests.env.oracle import watch
 
 SWITCHES = {
     "observers": [0, 1, 2, 4],
-    "reward_sharing": ["collective", "mean", "individual", 0.5, -1],
+    "rounds": [1, 2, 3],
+    "reward_sharing": ["collective", "mean", "individual", "last", 0.5, -1],
     "knowledge_transfer": [True, False],
     "swap_every": [None, 1, 2],
     "max_new_tokens": [1, 2, 4],
@@ -162,7 +163,7 @@ def expect(game, view):
     L, T, end = game.max_prompt_tokens, game.max_new_tokens, game.tokenizer.eos_token_id
     observations = {}
     for turn, agent in enumerate(view.order):
-        ids = view.prompts[turn] + view.responses[turn]
+        ids = view.prompts[turn] + view.responses[view.latest[turn]]
         seen = {"observation": pack(game, ids, L + T, end)}
         seen["attention_mask"] = np.array([i < len(ids) for i in range(L + T)], np.int8)
         if game.action_level == "token":
@@ -176,7 +177,7 @@ def expect(game, view):
     return {
         "agent": view.on_turn,
         "agents": sorted(view.order, key=lambda name: (name != "pioneer_0", name)),
-        "state": np.concatenate([pack(game, view.prompts[0], L, -1), *said]),
+        "state": np.concatenate([pack(game, view.opening, L, -1), *said]),
         "observations": observations,
         "rewards": dict(zip(view.order, view.rewards, strict=True)),
         "terminations": dict.fromkeys(view.order, view.on_turn is None),
@@ -286,11 +287,17 @@ def check_vector(games, views, examples):
     order, on_turn = views[0].order, views[0].on_turn
     assert games.agent_selection == on_turn
     assert games.examples == examples
-    assert [state.agents for state in games.states] == [tuple(order)] * games.num_envs
+    assert [state.agents for state in games.states] == [
+        tuple(order) * games.rules.rounds
+    ] * games.num_envs
     assert games.roles == {agent: views[0].infos[i]["role"] for i, agent in enumerate(order)}
     responses, own, paid = {}, {}, {}
     for i, agent in enumerate(order):
-        turn = [(view.infos[i], view.responses[i], view.rewards[i]) for view in views]
+        said = [[ids for ids in view.responses[i :: len(order)] if ids] for view in views]
+        turn = [
+            (view.infos[i], ids[-1] if ids else [], view.rewards[i])
+            for view, ids in zip(views, said, strict=True)
+        ]
         if "response" in turn[0][0]:
             responses[agent] = [
                 cory_env.Response(info["response"], tuple(ids), info["truncated_response"])

@@ -19,6 +19,13 @@ from cory_env.registry import TASKS
 
 LEVELS = ("token", "response")
 CYCLES = 40
+OPTIONS = [
+    {},
+    {"swap_every": 1},
+    {"observers": 0},
+    {"observers": 2},
+    {"rounds": 2, "max_prompt_tokens": 2048},
+]
 
 # What every environment with a dictionary of observations hears (chess and go are on a list).
 USUAL_WARNINGS = {
@@ -38,7 +45,7 @@ def level(request):
     return request.param
 
 
-@pytest.mark.parametrize("options", [{}, {"swap_every": 1}, {"observers": 0}, {"observers": 2}])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_api(task, level, options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -47,7 +54,7 @@ def test_api(task, level, options):
     assert {str(warning.message) for warning in caught} <= USUAL_WARNINGS
 
 
-@pytest.mark.parametrize("options", [{}, {"swap_every": 1}, {"observers": 0}, {"observers": 2}])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_parallel_api(task, level, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -303,7 +303,7 @@ def test_arithmetic_names_a_wrong_wording(split):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match=r"imdb, toy.*got 'imbd': did you mean imdb\?"):
+    with pytest.raises(ValueError, match=r"imdb, lesson, toy.*got 'imbd': did you mean imdb\?"):
         cory_env.make_task("imbd")
     with pytest.raises(
         ValueError, match=r"match, scored, sentiment.*got 'sentimant': did you mean sentiment\?"

@@ -23,7 +23,7 @@ COMMANDS = [
     ("evalute runs/x", "did you mean evaluate?"),
     (
         "train imbd",
-        "Expected a task (arithmetic, gsm8k, imdb, toy, rg:NAME), got 'imbd': did you mean imdb?",
+        "(arithmetic, gsm8k, imdb, lesson, toy, rg:NAME), got 'imbd': did you mean imdb?",
     ),
     ("train IMDB", "did you mean imdb?"),
     ("train my_task", "your own comes with --import FILE"),

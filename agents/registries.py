@@ -30,6 +30,7 @@ ALGORITHMS: Registry[Any] = Registry(
         "dr_grpo": "agents.algorithms.dr_grpo:DrGRPO",
         "gspo": "agents.algorithms.gspo:GSPO",
         "vine": "agents.algorithms.vine:Vine",
+        "archer": "agents.algorithms.archer:Archer",
         "awr": "agents.algorithms.awr:AWR",
         "expert_iteration": "agents.algorithms.expert_iteration:ExpertIteration",
         "rcrl": "agents.algorithms.rcrl:RCRL",

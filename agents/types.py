@@ -186,8 +186,10 @@ class StateValues:
 class Explored:
     """What an algorithm has found out beside a rollout."""
 
-    turns: tuple[StateValues, ...]
+    turns: tuple[StateValues, ...] = ()
     """In turn order."""
+    fresh: Rollout | None = None
+    """Answers to earlier prompts, which nobody is paid for: its states and rewards are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

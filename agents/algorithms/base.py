@@ -98,6 +98,19 @@ class Sampler(Protocol):
         """
         ...
 
+    def answer(self, seat: int, prompts: Sequence[str], numbers: Sequence[int]) -> Generated:
+        """Let the policy of a seat answer prompts of other episodes; nobody is paid.
+
+        Args:
+            seat: in turn order.
+            prompts: any.
+            numbers: one of each prompt, whose randomness it is; over all processes all different.
+
+        Raises:
+            EngineError: if the engine fails.
+        """
+        ...
+
     def branch(self, prefixes: Sequence[Prefix], k: int) -> Branches:
         """Play P states to the end, K times each, later turns included; one call of the reward.
 

@@ -20,7 +20,7 @@ from agents.config.algorithm import (
     Ratio,
     Whitening,
 )
-from agents.config.options import Above, AtLeast
+from agents.config.options import Above, AtLeast, Between
 
 if TYPE_CHECKING:
     from agents.config.run import RunConfig
@@ -118,6 +118,60 @@ class VineConfig(AlgorithmConfig):
                     f"of its own turns and worth the rewards that they end with, got {got}: leave "
                     f"out --{name}."
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArcherConfig(AlgorithmConfig):
+    """ArCHer: what whole answers are worth is learnt from all that was ever paid."""
+
+    fresh: Annotated[int, AtLeast(1)] = 1
+    """Answers of an iteration that policies learn from and nobody is paid for, in batches; >= 1."""
+    critic_steps: Annotated[int, AtLeast(1)] = 50
+    """Optimiser steps of the critic in an iteration; >= 1."""
+    critic_batch_size: Annotated[int, AtLeast(1)] = 128
+    """Episodes of such a step; >= 1."""
+    critic_learning_rate: Annotated[float, Above(0)] = 1e-3
+    """Adam step size of the critic; > 0."""
+    polyak: Annotated[float, Between(0, 1)] = 0.1
+    """How far the lagged critic follows in a step, in [0, 1]."""
+    min_correlation: Annotated[float, Between(-1, 1)] = 0.3
+    """Correlation with what new answers have earned that the critic's Q − V must have had, or the
+    policies learn nothing in an iteration; -1 for none."""
+    buffer_size: Annotated[int, AtLeast(1)] = 2_048
+    """Episodes that are kept, the latest; at least batch_size."""
+
+    def check(self, run: RunConfig) -> None:
+        """Check that what is learnt of whole answers is what they are paid."""
+        super().check(run)
+        for name, value in _OF_WHOLE_ANSWERS.items():
+            if (got := getattr(self, name)) != value:
+                raise ValueError(
+                    f"Expected {name} {value} with algorithm {run.algorithm}, whose critic knows "
+                    f"whole answers and what they earned from their turn on, got {got}: leave out "
+                    f"--{name.replace('_', '-')}."
+                )
+        if run.reward_sharing not in ("collective", "mean"):
+            raise ValueError(
+                f"Expected reward_sharing collective or mean with algorithm {run.algorithm} (the "
+                "next agent's value must be worth as much to the one before), got "
+                f"{run.reward_sharing}: leave out --reward-sharing."
+            )
+        if len(set(run.models)) > 1:
+            raise ValueError(
+                f"Expected one base model with algorithm {run.algorithm}, whose critic reads its "
+                f"hidden states, got {run.model}: pass one --model."
+            )
+        if self.buffer_size < run.batch_size:
+            raise ValueError(
+                f"Expected buffer_size to be at least batch_size, {run.batch_size}, got "
+                f"{self.buffer_size}: pass --buffer-size {run.batch_size} or more."
+            )
+
+
+_OF_WHOLE_ANSWERS = {
+    **{"gamma": 1.0, "credit": "causal", "practice": "own"},
+    **{"reward_scaling": "none", "distill_coef": 0.0},
+}
 
 
 @dataclass(frozen=True, kw_only=True)

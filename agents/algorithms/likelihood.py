@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.algorithms.base import Algorithm
 from agents.config.algorithm import LearningConfig
 from agents.maths.losses import Totals
+from agents.policies.base import Policy
 from agents.policies.llm import response_hidden
 from agents.types import LossOutput, ScoredTurn, TokenBatch, Turn
 
@@ -37,14 +38,27 @@ class Likelihood(Algorithm):
     @torch.no_grad()
     def scored(self, turn: Turn) -> ScoredTurn:
         """Return what is logged of a turn."""
-        policy, mask = self.policies[turn.policy], turn.tokens.response_mask
-        ref_hidden = response_hidden(policy.backbone, None, turn.tokens)
-        scores = policy.score(turn.tokens, ref_hidden)
-        return ScoredTurn(
-            mask=mask,
-            log_probs=scores.log_probs,
-            kls=scores.kls,
-            entropies=scores.entropies,
-            baselines=torch.zeros_like(scores.kls),
-            returns=turn.task_rewards[:, None] * mask,
-        )
+        rewards = turn.task_rewards
+        return scored(self.policies[turn.policy], turn, torch.zeros_like(rewards), rewards)
+
+
+def scored(policy: Policy, turn: Turn, baselines: Tensor, returns: Tensor) -> ScoredTurn:
+    """Return what is logged of a turn of which nothing is measured token by token.
+
+    Args:
+        policy: whose turn it is.
+        turn: as it was played.
+        baselines: (B,) what returns were measured against.
+        returns: (B,)
+    """
+    mask = turn.tokens.response_mask
+    ref_hidden = response_hidden(policy.backbone, None, turn.tokens)
+    scores = policy.score(turn.tokens, ref_hidden)
+    return ScoredTurn(
+        mask=mask,
+        log_probs=scores.log_probs,
+        kls=scores.kls,
+        entropies=scores.entropies,
+        baselines=baselines[:, None] * mask,
+        returns=returns[:, None] * mask,
+    )

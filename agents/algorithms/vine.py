@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from agents.algorithms.base import Algorithm, Sampler
 from agents.algorithms.configs import VineConfig
+from agents.algorithms.others import against_others
 from agents.algorithms.segments import Segments
-from agents.maths.advantages import returns_to_go
 from agents.types import Explored, Prefix, Rollout, StateValues, Turn
 from cory_env.tokenization import TransformersCodec
 
@@ -72,12 +71,7 @@ class Vine(Algorithm):
         self, rewards: Tensor, mask: Tensor, baselines: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Measure rewards to go against the mean of all other responses at the same token."""
-        returns = returns_to_go(rewards, mask, gamma=1.0)
-        room = (0, self.max_new_tokens - mask.shape[1])
-        sums = self.world.total(torch.stack([pad(returns.sum(0), room), pad(mask.sum(0), room)]))
-        total, count = sums[:, : mask.shape[1]]
-        others = (total - returns) / (count - 1).clamp(min=1) * mask
-        return returns - others, returns, others
+        return against_others(rewards, mask, self.max_new_tokens, self.world)
 
     def _measured(
         self,

@@ -24,7 +24,7 @@ from agents.types import Branches, Generation, Prefix, Rollout
 from cory_env.game import GameState, Rules
 from cory_env.types import Float64Array
 
-_ANSWERS, _BRANCHES = 3, 4
+_ANSWERS, _BRANCHES, _OTHERS = 3, 4, 5
 """Tags of the random streams: an answer shares no number with a branch."""
 
 
@@ -69,8 +69,22 @@ class BranchSampler:
             keys.append((_ANSWERS, *place, self._answered[place]))
             self._answered[place] += 1
         prompts = [self._rollout.turns[seat].prompts[row] for row in rows]
+        return self._answers(seat, prompts, prefixes or [()] * len(rows), keys)
+
+    def answer(self, seat: int, prompts: Sequence[str], numbers: Sequence[int]) -> Generated:
+        """Let the policy of a seat answer prompts of other episodes; see `Sampler`."""
+        keys = [(_OTHERS, number, seat) for number in numbers]
+        return self._answers(seat, prompts, [()] * len(prompts), keys)
+
+    def _answers(
+        self,
+        seat: int,
+        prompts: Sequence[str],
+        before: Prefixes,
+        keys: Sequence[tuple[int, ...]],
+    ) -> Generated:
+        """Let the policy of a seat answer, each prompt with the randomness of its key."""
         uniforms = torch.from_numpy(self._uniforms(keys, 1)[:, 0])
-        before = prefixes or [()] * len(rows)
         blocks = self._blocks(seat, before)
         parts = [self._ask(seat, prompts, before, uniforms, block) for block in blocks]
         order = torch.tensor([i for block in blocks for i in block]).argsort()

@@ -101,7 +101,8 @@ def test_defaults_are_the_values_of_the_papers():
         (
             {"algorithm": "grpo", "critic_learning_rate": 1e-3},
             "Expected critic_learning_rate with an algorithm that has it (mappo, ippo, ppo, "
-            "happo, awr), got grpo: pass --algorithm mappo, or leave out --critic-learning-rate.",
+            "happo, archer, awr), got grpo: pass --algorithm mappo, or leave out "
+            "--critic-learning-rate.",
         ),
         (
             {"engine_memory": 0.5},

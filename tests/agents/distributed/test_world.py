@@ -40,6 +40,7 @@ CASES = {
     "grpo": {"algorithm": "grpo", "group_size": 4, "max_step_kl": 1e-5},
     "practice": {"practice": "all", "freeze": "llm_1", "partners": "pool:1", "solo_share": 0.5},
     "vine": {"algorithm": "vine", "segment": "tokens:1", "group_size": 2},
+    "archer": {"algorithm": "archer", "min_correlation": -1.0, "fresh": 2, "buffer_size": 40},
     "expert_iteration": {
         **{"algorithm": "expert_iteration", "group_size": 4, "accept": "top:0.25"},
         **{"finished": False, "learn_every": 2, "restart": "beginning", "distill": "both"},

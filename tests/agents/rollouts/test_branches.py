@@ -179,6 +179,23 @@ def test_answers_are_the_policys_and_differ_from_each_other(game):
     assert game.sampler().respond(1, [0] * 400 + [3]).texts == texts
 
 
+def test_answers_to_other_prompts_depend_on_their_numbers_alone(game):
+    prompts = ["ab>", "b>", "ab>", "ab>"]
+    texts, tokens = game.sampler().answer(0, prompts * 50, range(200))
+    rows = zip(tokens.prompt_ids, tokens.prompt_mask, strict=True)
+    asked = [ids[mask].tolist() for ids, mask in rows][:4]
+    assert asked == game.policies["pioneer_0"].backbone.tokenizer(prompts)["input_ids"]
+    assert len({texts[i] for i in range(0, 200, 4)}) > 5
+    # Another process asks some of them, in another rollout, after something else.
+    other = game.sampler(world=World(1, 2))
+    other.respond(0, [0, 1])
+    assert other.answer(0, prompts * 20, range(60, 140)).texts == texts[60:140]
+    ledger = Ledger()
+    game.sampler(ledger=ledger).answer(0, prompts, range(4))
+    ledger.settle([ledger.here])
+    assert (ledger.totals.responses, ledger.totals.reward_calls) == (4, 0)
+
+
 def test_an_answer_goes_on_behind_its_prefix(game):
     first = game.rollout.turns[0].tokens.response_ids[:, :1].tolist()
     rows = [row for row in range(ROWS) if game.lengths[0][row] > 1]

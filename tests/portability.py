@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import joblib
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,10 @@ def run(name: str, tests: Sequence[str]) -> int:
     """Run what has not passed yet in a setting, and return the exit code of pytest."""
     variables = SETTINGS[name]
     print(f"== {name}: " + " ".join(f"{k}={v}" for k, v in variables.items()), flush=True)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.portability", *tests]
+    # One process leaves cores idle wherever a setting has fewer threads than there are cores.
+    workers = max(1, joblib.cpu_count() // int(variables["OMP_NUM_THREADS"]))
+    parallel = ["-n", str(workers), "--dist", "load"] if workers > 1 else []
+    command = [sys.executable, "-m", "pytest", "-p", "tests.portability", *parallel, *tests]
     code = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **variables, SETTING: name}, check=False
     ).returncode
@@ -132,8 +136,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note how a test has ended."""
-    if report.when != "call" and not report.failed:
+    """Note how a test has ended: once, where all workers report to."""
+    if "PYTEST_XDIST_WORKER" in os.environ or (report.when != "call" and not report.failed):
         return
     row = {
         **{"setting": os.environ[SETTING], "sources": fingerprint(), "test": report.nodeid},

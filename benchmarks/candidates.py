@@ -23,6 +23,7 @@ import tyro
 from transformers import AutoModelForCausalLM
 
 from benchmarks import shapes
+from benchmarks.launches import Launches, python_calls, share_outside
 from benchmarks.shapes import SHAPES, Shape
 
 if TYPE_CHECKING:  # at run time each candidate loads no more than it needs: its memory is measured
@@ -51,10 +52,17 @@ class Arguments:
     """Of `agents`."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
+    launches: bool = False
+    """Count the operators of more iterations; not of TRL's."""
 
 
 Row = dict[str, float]
-"""Seconds of an iteration, as a whole (`seconds`) and by phase."""
+"""Seconds of an iteration, as a whole (`seconds`) and by phase, and what each has launched."""
+
+LAUNCHES = Launches()
+"""Counts while it is entered."""
+
+_COUNT = "_launches"
 
 
 def main() -> None:
@@ -72,6 +80,8 @@ def main() -> None:
         rows = _ours(arguments, shape, size)
     before = _peak_mb()
     first, *counted = [next(rows) for _ in range(arguments.iterations + 1)]
+    peak = _peak_mb()
+    launched = _launched(rows) if arguments.launches else {}
     print(
         json.dumps(
             {
@@ -80,7 +90,8 @@ def main() -> None:
                 "batch_size": size,
                 "first": first,
                 "rows": counted,
-                "peak_mb": _peak_mb(),
+                "launched": launched,
+                "peak_mb": peak,
                 "before_mb": before,
                 "threads": torch.get_num_threads(),
             }
@@ -99,13 +110,23 @@ def _peak_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+def _launched(rows: Iterator[Row]) -> Row:
+    """Return what an iteration launches, by phase, and the share of its CPU time for the rest."""
+    with LAUNCHES:
+        row = next(rows)
+    counts = {key.removesuffix(_COUNT): n for key, n in row.items() if key.endswith(_COUNT)}
+    calls = python_calls(lambda: next(rows))
+    return {**counts, "python_calls": calls, "outside": share_outside(lambda: next(rows))}
+
+
 def _timed(row: Row, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
-        begun = now()
+        begun, before = now(), LAUNCHES.total
         try:
             return function(*arguments, **options)
         finally:
             row[phase] = row.get(phase, 0.0) + now() - begun
+            row[phase + _COUNT] = row.get(phase + _COUNT, 0.0) + LAUNCHES.total - before
 
     return call
 

@@ -35,7 +35,8 @@ from rich.table import Table
 from benchmarks.candidates import now
 from benchmarks.shapes import SHAPES, work, write_model
 
-Part = Literal["machine", "pair", "trl", "growth", "start"]
+Part = Literal["machine", "launches", "pair", "trl", "growth", "start"]
+BOTH = ("lora", "full")
 Measured = dict[str, Any]
 """What a process of `benchmarks.candidates` has printed."""
 
@@ -44,11 +45,12 @@ Measured = dict[str, Any]
 class Arguments:
     """What to measure."""
 
-    parts: tuple[Part, ...] = ("machine", "pair", "trl", "growth", "start")
-    """`machine`: what it can do at most. `pair`: CORY's pair beside the plain trainer. `trl`: one
-    policy beside TRL. `growth`: over batch, agents, length. `start`: imports."""
+    parts: tuple[Part, ...] = ("machine", "launches", "pair", "trl", "growth", "start")
+    """`machine`: what it can do at most. `launches`: operators that are run, counted. `pair`:
+    CORY's pair beside the plain trainer. `trl`: one policy beside TRL. `growth`: over batch,
+    agents, length. `start`: imports."""
     shapes: tuple[str, ...] = ("embedded", "gpt2")
-    """Of `pair` and `trl` (`benchmarks/shapes.py`)."""
+    """Of `launches`, `pair` and `trl` (`benchmarks/shapes.py`)."""
     rounds: int = 3
     """In which all candidates take turns."""
     iterations: int = 2
@@ -68,8 +70,8 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     if arguments.short:
         arguments = Arguments(
-            parts=("machine", "pair", "start"), shapes=("short",), rounds=1, iterations=1,
-            device=arguments.device, json=arguments.json,
+            parts=("machine", "launches", "pair", "start"), shapes=("short",), rounds=1,
+            iterations=1, device=arguments.device, json=arguments.json,
         )  # fmt: skip
     console = Console(width=100)
     figures: dict[str, Any] = {"threads": torch.get_num_threads(), "device": arguments.device}
@@ -79,6 +81,7 @@ def main() -> None:
             figures["machine"] = machine(arguments.device)
             _show_machine(figures["machine"], console)
         for part, measure, show in (
+            ("launches", launches, _show_launches),
             ("pair", pair, _show_pair),
             ("trl", against_trl, _show_trl),
             ("growth", growth, _show_growth),
@@ -101,7 +104,9 @@ class Runner:
     def __init__(self, scratch: Path, arguments: Arguments):
         self.scratch, self.arguments = scratch, arguments
 
-    def __call__(self, candidate: str, shape: str, **options: object) -> Measured:
+    def __call__(
+        self, candidate: str, shape: str, *, flags: Sequence[str] = (), **options: object
+    ) -> Measured:
         """Return what a candidate has printed.
 
         Raises:
@@ -112,7 +117,7 @@ class Runner:
             write_model(SHAPES[shape], folder)
         command = [sys.executable, "-m", "benchmarks.candidates", candidate, shape]
         command += ["--model", str(folder), "--iterations", str(self.arguments.iterations)]
-        command += ["--device", self.arguments.device]
+        command += ["--device", self.arguments.device, *flags]
         for name, value in options.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -171,6 +176,14 @@ def _fastest(function: Callable[[], object], count: int = 20) -> float:
 def pair(runner: Runner, arguments: Arguments) -> dict[str, Any]:
     """Measure CORY's pair beside the plain trainer."""
     return {shape: runner.in_turns(("plain", "lora", "full"), shape) for shape in arguments.shapes}
+
+
+def launches(runner: Runner, arguments: Arguments) -> dict[str, Any]:
+    """Count what an iteration of LoRA and of full fine-tuning launches: no times, no turns."""
+    return {
+        shape: {name: runner(name, shape, flags=("--launches",))["launched"] for name in BOTH}
+        for shape in arguments.shapes
+    }
 
 
 def against_trl(runner: Runner, arguments: Arguments) -> dict[str, Any]:
@@ -246,6 +259,22 @@ def _show_pair(results: dict[str, Any], figures: dict[str, Any], console: Consol
         "s: seconds of an iteration, and of its parts, with the share of the machine's rate of "
         "matrix\nproducts (MFU). MB: peak of the process, and its share of the plain trainer's."
     )
+
+
+def _show_launches(results: dict[str, Any], _: dict[str, Any], console: Console) -> None:
+    table = _table(
+        "Operators that an iteration launches; in brackets, in shares of full fine-tuning's",
+        *("shape", "", "generation", "scoring", "update", "calls of Python", "outside"),
+    )
+    for shape, runs in results.items():
+        for name, own in runs.items():
+            cells = [
+                f"{own[key]:,.0f} ({own[key] / runs['full'][key]:.2f})"
+                for key in ("generation", "scoring", "update", "python_calls")
+            ]
+            table.add_row(shape, name, *cells, f"{own['outside']:.0%}")
+    console.print(table)
+    console.print("outside: share of the time that is not within operators, at most.")
 
 
 def _show_trl(results: dict[str, Any], _: dict[str, Any], console: Console) -> None:

@@ -9,10 +9,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from transformers import (
@@ -67,29 +69,36 @@ class LoraBackbone(Backbone):
             }
             for name in names
         }
-        self._restore_gradients()
+        for parameters in self._parameters.values():
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)  # peft lets the adapter that is shown learn alone
+        self._layers = [vars(m) for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
+        self._shown: str | None = names[0]
         if sharding:
             sharding.shard(base, base.base_model)
 
     @contextmanager
     def use_adapter(self, name: str | None) -> Iterator[PreTrainedModel]:
         """Switch to a policy's adapter, or all adapters off."""
-        if name is None:
-            with self.model.disable_adapter():
-                yield self.base
-            self._restore_gradients()
-            return
-        if self.model.active_adapter != name:
-            self.model.set_adapter(name)
-            self._restore_gradients()
-        yield self.base
+        before = self._shown
+        self._show_adapter(name)
+        try:
+            yield self.base
+        finally:
+            self._show_adapter(before)
 
-    def _restore_gradients(self) -> None:
-        # peft turns gradients off for every adapter it deactivates. Two forwards under two adapters
-        # and one backward would leave the first without a gradient, and without an error.
-        for parameters in self._parameters.values():
-            for parameter in parameters.values():
-                parameter.requires_grad_(True)
+    def _show_adapter(self, name: str | None) -> None:
+        # peft's own way walks all modules, three times for the reference, and turns gradients off
+        # for every adapter that it deactivates: two forwards under two adapters and one backward
+        # would leave the first without a gradient, and without an error.
+        if name == self._shown:
+            return
+        self._shown = name
+        shown: dict[str, Any] = {"_disable_adapters": name is None}
+        if name is not None:
+            shown["_active_adapter"] = [name]
+        for attributes in self._layers:
+            attributes.update(shown)
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Return the adapter's matrices."""

@@ -13,6 +13,7 @@ from agents.config.train import TrainConfig
 from agents.training.loop import train
 from agents.training.trainer import Trainer
 from benchmarks import oracle, shapes, training
+from benchmarks.launches import Launches, python_calls
 from benchmarks.plain import PlainConfig, PlainPolicy
 from benchmarks.shapes import SHAPES, work, write_model
 from cory_env import registry
@@ -113,9 +114,24 @@ def test_the_counted_weights_are_those_of_the_matrices():
         assert head == model.get_output_embeddings().weight.numel()
 
 
+def test_views_and_allocations_launch_nothing():
+    a = torch.ones(2, 3)
+    with Launches() as launches:
+        rows = torch.empty(3, 2).copy_(a.T).view(-1, 2)
+        (a @ rows).sum()
+    assert launches.counts == {"copy_": 1, "mm": 1, "sum": 1}
+
+
+def test_what_is_called_of_python_is_counted():
+    def inner():
+        return len([])
+
+    assert python_calls(lambda: [inner(), inner()]) == 3
+
+
 @pytest.mark.parametrize("candidate", ["plain", "lora", "full", "rloo-lora"])
 def test_every_candidate_prints_what_it_took(candidate, model):
-    command = [sys.executable, "-m", "benchmarks.candidates", candidate, "short"]
+    command = [sys.executable, "-m", "benchmarks.candidates", candidate, "short", "--launches"]
     done = subprocess.run(
         [*command, "--model", str(model), "--iterations", "1"],
         capture_output=True,
@@ -127,6 +143,9 @@ def test_every_candidate_prints_what_it_took(candidate, model):
     (row,) = printed["rows"]
     assert row["seconds"] >= row["generation"] + row["scoring"] + row["update"] > 0
     assert printed["peak_mb"] > 0
+    launched = printed["launched"]
+    assert min(launched[key] for key in ("generation", "scoring", "update", "python_calls")) > 100
+    assert 0 < launched["outside"] < 1
 
 
 def grown_mb(candidate, tmp_path):

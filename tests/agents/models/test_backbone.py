@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from peft import PeftModel
@@ -129,3 +131,35 @@ def test_auto_dtype_is_bfloat16_only_where_the_processor_multiplies_it(monkeypat
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert pick_dtype("auto", cpu) == torch.bfloat16
     assert pick_dtype("float32", cpu) == torch.float32
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])  # layers of ours, and of peft
+def test_adapters_are_switched_as_peft_does_without_a_walk_over_modules(adapter, monkeypatch):
+    backbone = tiny_backbone(adapter=adapter, moved=0.3)
+    ids = torch.tensor([[1, 2, 3]])
+
+    @torch.no_grad()
+    def states(name):
+        with backbone.use_adapter(name) as model:
+            return model.base_model(input_ids=ids).last_hidden_state
+
+    found = [states(name) for name in (None, "llm_0", "llm_1")]
+    with torch.no_grad(), backbone.model.disable_adapter():
+        expected = [backbone.base.base_model(input_ids=ids).last_hidden_state]
+    for name in ("llm_0", "llm_1"):
+        backbone.model.set_adapter(name)
+        with torch.no_grad():
+            expected.append(backbone.base.base_model(input_ids=ids).last_hidden_state)
+    backbone.model.set_adapter("llm_0")
+    assert not torch.allclose(expected[0], expected[1])
+    assert not torch.allclose(expected[1], expected[2])
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+    monkeypatch.setattr(torch.nn.Module, "named_modules", None)  # must not be asked
+    with backbone.use_adapter("llm_1"):
+        with suppress(KeyError), backbone.use_adapter(None):
+            assert torch.equal(states("llm_1"), found[2])
+            assert torch.equal(states(None), found[0])
+            raise KeyError
+        assert torch.equal(backbone.base.base_model(input_ids=ids).last_hidden_state, found[2])

@@ -69,9 +69,8 @@ class LoraBackbone(Backbone):
             }
             for name in names
         }
-        for parameters in self._parameters.values():
-            for parameter in parameters.values():
-                parameter.requires_grad_(True)  # peft lets the adapter that is shown learn alone
+        for parameter in (p for own in self._parameters.values() for p in own.values()):
+            parameter.requires_grad_(True)  # peft lets the adapter that is shown learn alone
         self._layers = [vars(m) for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
         self._shown: str | None = names[0]
         if sharding:

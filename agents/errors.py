@@ -15,3 +15,7 @@ class EngineError(RuntimeError):
 
 class PlayError(RuntimeError):
     """An environment of somebody else's has failed, or does not keep to its interface."""
+
+
+class LostError(PlayError):
+    """An environment elsewhere cannot be reached; it may be again later."""

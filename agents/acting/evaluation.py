@@ -37,8 +37,9 @@ def evaluate_actors(
     """Score actors: what an agent earns in whole episodes, sampled and greedy.
 
     Alone in an environment: each policy, the reference model that it began as, and chance. With
-    others: each of them in each seat, where chance has all other seats (where actions are texts,
-    the reference), and the policies together, each in the seat that it began in.
+    others: each of them in each seat, where chance has all other seats; each policy in each seat,
+    where the reference has them; and the policies together, each in the seat that it began in.
+    Where the model writes its actions there is no chance, and the reference takes its place.
 
     Args:
         config: of the run.
@@ -85,7 +86,7 @@ def _line_up(
     policies = players.actors
     first = next(iter(policies.values()))
     everybody: dict[str, Actor] = {**policies, REFERENCE: _reference(first)}
-    others = everybody[REFERENCE]
+    others = reference = everybody[REFERENCE]
     if players.environment.actions is not None:
         others = everybody[RANDOM] = RandomActor(len(players.environment.actions))
     if len(agents) == 1:
@@ -94,6 +95,11 @@ def _line_up(
     for name, actor in everybody.items():
         for seat in agents:
             yield f"{name} as {seat}", {a: actor if a == seat else others for a in agents}, seat
+    if others is not reference:
+        for name, actor in policies.items():
+            for seat in agents:
+                seats = {a: actor if a == seat else reference for a in agents}
+                yield f"{name} as {seat}, against {REFERENCE}", seats, seat
     together = dict(zip(agents, cycle(policies.values())))
     for (name, _), seat in zip(cycle(policies.items()), agents):
         yield f"{name} as {seat}, together", dict(together), seat

@@ -19,13 +19,13 @@ from agents.config.sources import check_source
 from agents.config.texts import arguments
 from cory_env.names import unknown_name
 
-KINDS = ("gym", "pettingzoo")
+KINDS = ("gym", "pettingzoo", "textarena")
 """What stands before the colon of an environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig(Options):
-    """Everything that decides a run in an environment of Gymnasium or PettingZoo.
+    """Everything that decides a run in an environment of Gymnasium, PettingZoo or TextArena.
 
     Raises:
         ValueError: if a value has another type than its field, is out of range, or two do not go
@@ -34,15 +34,18 @@ class EnvConfig(Options):
 
     env: str = ""
     """`gym:ID`, such as gym:FrozenLake-v1; or `pettingzoo:MODULE`, a module or FILE.py with `env`
-    or `parallel_env`, or `pettingzoo:ID` of its registry, such as classic/tictactoe-v3."""
+    or `parallel_env`, or `pettingzoo:ID` of its registry, such as classic/tictactoe-v3; or
+    `textarena:ID`, such as textarena:TicTacToe-v0."""
     env_options: str = ""
     """What the environment itself takes, such as `is_slippery=false`; several with commas."""
     describe: str = ""
     """FILE.py or FILE.py:FUNCTION: `describe(observation) -> str`, what the policies read. Empty
-    where observations are texts."""
+    where observations are texts. If the file has `legal_actions(observation) -> list[str]`, it says
+    which of `actions` may be taken where the environment has no mask."""
     actions: str = ""
     """One text for each discrete action, with commas between them, such as left,down,right,up;
-    empty for their numbers, and where actions are texts."""
+    empty for their numbers. Where actions are texts: those that are scored; empty for any text,
+    which the model writes."""
     out: Annotated[str, MAY_CHANGE] = ""
     """Run folder; empty for runs/ENV."""
     seed: Annotated[int, AtLeast(0)] = 0
@@ -130,8 +133,8 @@ class EnvConfig(Options):
         kind, _, name = self.env.partition(":")
         if kind not in KINDS or not name:
             raise ValueError(
-                f"Expected an environment gym:ID or pettingzoo:MODULE, got {self.env!r}: try --env "
-                "gym:FrozenLake-v1."
+                "Expected an environment gym:ID, pettingzoo:MODULE or textarena:ID, got "
+                f"{self.env!r}: try --env gym:FrozenLake-v1."
             )
         if self.budget:
             Budget.of(self.budget)
@@ -175,7 +178,7 @@ class EnvConfig(Options):
 
     @property
     def kind(self) -> str:
-        """`gym` or `pettingzoo`."""
+        """One of `KINDS`."""
         return self.env.partition(":")[0]
 
     @property

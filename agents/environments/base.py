@@ -7,7 +7,7 @@ the other, none of which shows what others do in the same step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,9 +16,11 @@ import numpy as np
 from gymnasium.spaces import Discrete, Space, Text
 from numpy.typing import NDArray
 
-from agents.errors import PlayError
+from agents.errors import LostError, PlayError
 
 Describe = Callable[[Any], str]
+LegalActions = Callable[[Any], Iterable[str]]
+"""Of an observation: the texts of the actions that may be taken."""
 Legal = NDArray[np.bool_]
 
 
@@ -73,7 +75,8 @@ def failing(name: str) -> Iterator[None]:
     """Say in one line what an environment of somebody else's has raised.
 
     Raises:
-        PlayError: if it has raised anything.
+        LostError: if it cannot be reached.
+        PlayError: if it has raised anything else.
     """
     try:
         yield
@@ -82,7 +85,8 @@ def failing(name: str) -> Iterator[None]:
     except Exception as error:  # an environment may raise anything: this is the boundary
         text = str(error).strip().splitlines()
         reason = f"{type(error).__name__}{f': {text[0]}' if text else ''}"
-        raise PlayError(f"Expected {name} to play on, got {reason}.") from error
+        kind = LostError if isinstance(error, ConnectionError | TimeoutError) else PlayError
+        raise kind(f"Expected {name} to play on, got {reason}.") from error
 
 
 def expect_reward(name: str, agent: str, reward: Any) -> float:
@@ -117,6 +121,23 @@ def expect_legal(name: str, agent: str, mask: Any, count: int) -> Legal | None:
     return legal.astype(bool)
 
 
+def legal_mask(
+    name: str, legal_actions: LegalActions, actions: tuple[str, ...], observation: Any
+) -> Legal:
+    """Return which actions a function of the user's allows, (C,).
+
+    Raises:
+        PlayError: if it fails, or allows what is no action.
+    """
+    with failing("legal_actions"):
+        texts = list(legal_actions(observation))
+    if unknown := [text for text in texts if text not in actions]:
+        raise PlayError(
+            f"Expected legal_actions to return some of the --actions of {name}, got {unknown[0]!r}."
+        )
+    return np.isin(actions, texts)
+
+
 def expect_text(name: str, describe: Describe | None, observation: Any) -> str:
     """Return what an agent reads of an observation.
 
@@ -124,7 +145,7 @@ def expect_text(name: str, describe: Describe | None, observation: Any) -> str:
         PlayError: if that is no text, or an empty one.
     """
     if describe is None:
-        text = observation["observation"] if _has_mask(observation) else observation
+        text = _undescribed(observation)
     else:
         with failing("describe"):
             text = describe(observation)
@@ -146,6 +167,15 @@ def mask_of(observation: Any, info: Any) -> Any:
     return info.get("action_mask") if isinstance(info, Mapping) else None
 
 
+def _undescribed(observation: Any) -> Any:
+    """Return what is read where nothing describes an observation."""
+    if _has_mask(observation):
+        return observation["observation"]
+    if isinstance(observation, Mapping) and "text" in observation:
+        return observation["text"]
+    return observation
+
+
 def _has_mask(observation: Any) -> bool:
     return isinstance(observation, Mapping) and "action_mask" in observation
 
@@ -156,15 +186,13 @@ def action_texts(name: str, space: Space[Any], given: tuple[str, ...]) -> tuple[
     Args:
         name: of the environment.
         space: of its actions.
-        given: by the user; empty for numbers.
+        given: by the user; empty for numbers, or for any text where actions are texts.
 
     Raises:
         ValueError: if actions are neither discrete nor texts, or their number is another.
     """
     if isinstance(space, Text):
-        if given:
-            raise ValueError(f"Expected no --actions in {name}, where any text is an action.")
-        return None
+        return given or None
     if not isinstance(space, Discrete):
         raise ValueError(
             f"Expected discrete actions or texts in {name}, got {space}: wrap the environment."
@@ -178,9 +206,21 @@ def action_texts(name: str, space: Space[Any], given: tuple[str, ...]) -> tuple[
     return given or tuple(str(number) for number in range(count))
 
 
-def fitting(space: Space[Any], text: str) -> str:
-    """Return a text as a space of texts has it: without other characters, and not too long."""
+def action_of(space: Space[Any], actions: tuple[str, ...] | None, chosen: int | str) -> Any:
+    """Return an action as an environment takes it.
+
+    Args:
+        space: of its actions.
+        actions: their texts; None where an action is any text.
+        chosen: the place of an action among them; or a text, which loses the characters that the
+            space does not have, and what is too long.
+    """
+    if isinstance(chosen, int):
+        if isinstance(space, Text):
+            assert actions is not None
+            return actions[chosen]
+        return chosen + int(getattr(space, "start", 0))
     if not isinstance(space, Text):
-        return text
+        return chosen
     known = space.character_set
-    return "".join(c for c in text if c in known)[: space.max_length]
+    return "".join(c for c in chosen if c in known)[: space.max_length]

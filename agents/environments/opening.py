@@ -20,10 +20,11 @@ from pettingzoo.utils import parallel_to_aec
 
 from agents.config.environment import EnvConfig
 from agents.config.plugins import import_plugins
-from agents.environments.base import Describe, Environment, failing
+from agents.environments.base import Describe, Environment, LegalActions, failing
 from agents.environments.several import SeveralEnvironment
 from agents.environments.single import SingleEnvironment
 from agents.errors import PlayError
+from cory_env.adapters import textarena
 from cory_env.names import check_arguments, nearest
 
 _MISSING = re.compile(r"(?:No module named '?|import of )(\w+)")
@@ -55,12 +56,11 @@ def open_environment(config: EnvConfig) -> Environment:
     Raises:
         ValueError: if there is none, it takes no such options, or learners cannot play it.
     """
-    describe = _describe(config) if config.describe else None
+    describe, legal_actions = _functions(config) if config.describe else (None, None)
+    make, kind = _OPENERS[config.kind]
     try:
         texts = tuple(config.action_texts)
-        if config.kind == "gym":
-            return SingleEnvironment(config.env, _gym(config), describe, texts)
-        return SeveralEnvironment(config.env, _pettingzoo(config), describe, texts)
+        return kind(config.env, make(config), describe, texts, legal_actions)
     except PlayError as error:
         raise ValueError(str(error)) from error
 
@@ -103,6 +103,26 @@ def _pettingzoo(config: EnvConfig) -> Any:
         raise _unopened(config, error) from error
 
 
+def _textarena(config: EnvConfig) -> Any:
+    try:
+        options: dict[str, Any] = {**config.env_arguments}
+        return textarena.env(config.env_name, **options)
+    except ValueError:
+        raise
+    except ImportError as error:
+        raise _missing(config, str(error)) from error
+    except Exception as error:  # of a game's own making
+        raise _unopened(config, error) from error
+
+
+_OPENERS: dict[str, tuple[Callable[[EnvConfig], Any], Callable[..., Environment]]] = {
+    "gym": (_gym, SingleEnvironment),
+    "pettingzoo": (_pettingzoo, SeveralEnvironment),
+    "textarena": (_textarena, SeveralEnvironment),
+}
+"""By what stands before the colon: how it is opened, and what learners make of it."""
+
+
 def _of_registry(name: str, options: dict[str, Any]) -> Any:
     try:
         return pettingzoo.make("aec", name, **options)
@@ -135,7 +155,8 @@ def _unopened(config: EnvConfig, error: Exception) -> ValueError:
     )
 
 
-def _describe(config: EnvConfig) -> Describe:
+def _functions(config: EnvConfig) -> tuple[Describe, LegalActions | None]:
+    """Return `describe` of the user's file, and `legal_actions` if it has that, too."""
     file, name = config.describe_parts
     module = module_of(file)
     function: Callable[[Any], str] | None = getattr(module, name, None)
@@ -143,7 +164,8 @@ def _describe(config: EnvConfig) -> Describe:
         near = nearest(name, [n for n in vars(module) if not n.startswith("_")])
         end = f": did you mean --describe {file}:{near}?" if near else "."
         raise ValueError(f"Expected a function {name}(observation) in {file}, got none{end}")
-    return function
+    legal_actions: LegalActions | None = getattr(module, "legal_actions", None)
+    return function, legal_actions
 
 
 def module_of(name: str) -> ModuleType:

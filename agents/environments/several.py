@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from gymnasium.spaces import Discrete
 from pettingzoo import AECEnv
 
 from agents.environments.base import (
     Describe,
+    LegalActions,
     Look,
+    action_of,
     action_texts,
     expect_legal,
     expect_reward,
     expect_text,
     failing,
-    fitting,
+    legal_mask,
     mask_of,
 )
 from agents.errors import PlayError
@@ -30,10 +31,12 @@ class SeveralEnvironment:
         env: AECEnv[Any, Any, Any],
         describe: Describe | None,
         actions: tuple[str, ...],
+        legal_actions: LegalActions | None = None,
     ) -> None:
         self.name = name
         self._env = env
         self._describe = describe
+        self._legal_actions = legal_actions
         self._keys = _keys(name, env)
         self.agents = tuple(self._keys)
         self._spaces = {agent: env.action_space(key) for agent, key in self._keys.items()}
@@ -63,10 +66,7 @@ class SeveralEnvironment:
     def act(self, action: int | str) -> None:
         """Let the agent on turn act."""
         space = self._spaces[self._name(self._env.agent_selection)]
-        if isinstance(action, str):
-            given: Any = fitting(space, action)
-        else:
-            given = action + int(getattr(space, "start", 0))
+        given = action_of(space, self.actions, action)
         with failing(self.name):
             self._env.step(given)
 
@@ -96,9 +96,12 @@ class SeveralEnvironment:
         info: Any,
     ) -> Look:
         ended = "terminated" if terminated else "truncated" if truncated else "no"
-        space, legal = self._spaces[agent], None
-        if ended == "no" and isinstance(space, Discrete):
-            legal = expect_legal(self.name, agent, mask_of(observation, info), int(space.n))
+        legal = None
+        if ended == "no" and self.actions is not None:
+            mask = mask_of(observation, info)
+            if mask is None and self._legal_actions:
+                mask = legal_mask(self.name, self._legal_actions, self.actions, observation)
+            legal = expect_legal(self.name, agent, mask, len(self.actions))
         return Look(
             agent=agent,
             reward=expect_reward(self.name, agent, reward),

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
-from gymnasium.spaces import Discrete
 
 from agents.environments.base import (
     Describe,
+    LegalActions,
     Look,
+    action_of,
     action_texts,
     expect_legal,
     expect_reward,
     expect_text,
     failing,
-    fitting,
+    legal_mask,
     mask_of,
 )
 
@@ -32,13 +33,14 @@ class SingleEnvironment:
         env: gymnasium.Env[Any, Any],
         describe: Describe | None,
         actions: tuple[str, ...],
+        legal_actions: LegalActions | None = None,
     ) -> None:
         self.name = name
         self.agents: tuple[str, ...] = (AGENT,)
         self.actions = action_texts(name, env.action_space, actions)
         self._env = env
         self._describe = describe
-        self._first = int(getattr(env.action_space, "start", 0))
+        self._legal_actions = legal_actions
         self._now: Look | None = None
         self._over = True
 
@@ -58,10 +60,7 @@ class SingleEnvironment:
 
     def act(self, action: int | str) -> None:
         """Let the agent act."""
-        if isinstance(action, str):
-            given: Any = fitting(self._env.action_space, action)
-        else:
-            given = action + self._first
+        given = action_of(self._env.action_space, self.actions, action)
         with failing(self.name):
             observation, reward, terminated, truncated, info = self._env.step(given)
         self._now = self._look(observation, reward, bool(terminated), bool(truncated), info)
@@ -81,9 +80,11 @@ class SingleEnvironment:
     ) -> Look:
         ended = "terminated" if terminated else "truncated" if truncated else "no"
         legal = None
-        if ended == "no" and isinstance(self._env.action_space, Discrete):
-            count = int(self._env.action_space.n)
-            legal = expect_legal(self.name, AGENT, mask_of(observation, info), count)
+        if ended == "no" and self.actions is not None:
+            mask = mask_of(observation, info)
+            if mask is None and self._legal_actions:
+                mask = legal_mask(self.name, self._legal_actions, self.actions, observation)
+            legal = expect_legal(self.name, AGENT, mask, len(self.actions))
         return Look(
             agent=AGENT,
             reward=expect_reward(self.name, AGENT, reward),

@@ -84,6 +84,8 @@ def test_the_files_are_those_of_any_run(tmp_path, capsys):
     assert [p.name for p in folder.final_policies()] == ["llm_0", "llm_1"]
     names = [row["name"] for row in folder.read_evaluation()["rows"]]
     assert names[:2] == ["llm_0 as agent_0", "llm_0 as agent_1"]
+    against = [f"llm_{n} as agent_{m}, against reference" for n in range(2) for m in range(2)]
+    assert names[-6:-2] == against
     assert names[-2:] == ["llm_0 as agent_0, together", "llm_1 as agent_1, together"]
     page = folder.report_path.read_text()
     assert f"pettingzoo:{WORLDS}" in page

@@ -13,12 +13,12 @@ from pettingzoo.utils import parallel_to_aec
 from agents.acting.actors import Choice, RandomActor
 from agents.acting.episodes import MOST_ACTIONS, play_episodes
 from agents.config.environment import EnvConfig
-from agents.environments.base import action_texts, fitting
+from agents.environments.base import action_of, action_texts, legal_mask
 from agents.environments.opening import open_environment, with_imports
 from agents.environments.several import SeveralEnvironment
 from agents.environments.single import SingleEnvironment
 from agents.errors import PlayError
-from tests.agents.environments.worlds import Count, Echo, Match, Pennies, describe
+from tests.agents.environments.worlds import Count, Echo, Letters, Match, Pennies, describe
 
 WORLDS = "tests/agents/environments/worlds.py"
 
@@ -142,8 +142,38 @@ def test_texts_come_and_go_and_fit_their_space():
     (episode,) = play_episodes([env], {"agent_0": script}, generators())
     assert script.read[0] in ("say a", "say b")
     assert episode["agent_0"].steps[0].reward == float(script.read[0] == "say b")
-    assert fitting(Text(max_length=2, charset="ab"), "xbba") == "bb"
-    assert fitting(Discrete(2), "x") == "x"
+    assert action_of(Text(max_length=2, charset="ab"), None, "xbba") == "bb"
+    assert action_of(Discrete(2), None, "x") == "x"
+
+
+def test_texts_may_be_chosen_from_a_list_of_which_a_function_says_what_is_legal():
+    allowed = {"say a": ["a!", "b"], "say b": ["b"]}
+    letters = Letters()
+    env = SingleEnvironment("echo", letters, None, ("a!", "b"), allowed.__getitem__)
+    assert env.actions == ("a!", "b")
+    (episode,) = play_episodes([env], {"agent_0": Scripted(0)}, generators())
+    (step,) = episode["agent_0"].steps
+    assert step.legal.tolist() == [step.prompt == "say a", True]
+    assert letters.taken == "a!"  # as it is listed, whatever letters the space has
+
+
+def test_the_mask_of_an_environment_comes_before_the_function():
+    env = SeveralEnvironment("count", Count(), lambda o: "x", ("one", "two"), lambda o: 1 / 0)
+    env.reset(0)
+    assert env.look().legal.tolist() == [True, True]
+
+
+def test_a_function_that_allows_what_is_no_action_is_refused():
+    assert legal_mask("x", lambda o: o, ("a", "b"), ["b"]).tolist() == [False, True]
+    for allowed, line in (
+        (["c"], "some of the --actions of x, got 'c'"),
+        (3, "legal_actions to play"),
+    ):
+        with pytest.raises(PlayError, match=line):
+            legal_mask("x", lambda o: o, ("a", "b"), allowed)
+    env = SingleEnvironment("echo", Echo(), None, ("a", "b"), lambda o: [])
+    with pytest.raises(PlayError, match="that allows something"):
+        env.reset(0)
 
 
 def test_an_episode_depends_on_its_own_randomness_alone():
@@ -215,7 +245,6 @@ def test_what_cannot_be_read_is_refused(describe, line):
     [
         (Discrete(3), ("a", "b"), "Expected 3 texts for the actions of x, got 2: a, b"),
         (Box(0, 1), (), "discrete actions or texts in x, got Box"),
-        (Text(3), ("a",), "no --actions in x, where any text is an action"),
     ],
 )
 def test_actions_that_nobody_can_name_are_refused(space, given, line):
@@ -227,7 +256,7 @@ def test_actions_that_nobody_can_name_are_refused(space, given, line):
     ("values", "line"),
     [
         ({"env": "gym:FrozenLak-v1"}, "got 'FrozenLak-v1': did you mean FrozenLake-v1?"),
-        ({"env": "FrozenLake-v1"}, "gym:ID or pettingzoo:MODULE, got 'FrozenLake-v1'"),
+        ({"env": "FrozenLake-v1"}, "MODULE or textarena:ID, got 'FrozenLake-v1'"),
         ({"env": "pettingzoo:classic/tictacto-v3"}, "did you mean classic/tictactoe-v3?"),
         ({"env": "pettingzoo:json"}, "a module with env or parallel_env, got 'json' without"),
         ({"env": "pettingzoo:no_such_module"}, "of no_such_module: pip install no_such_module"),

@@ -66,6 +66,14 @@ class Echo(gymnasium.Env):
         return "", float(action[:1] == self.shown), True, False, {}
 
 
+class Letters(Echo):
+    """Remember what has been said, of any letters."""
+
+    def step(self, action):
+        self.taken = action
+        return "", 0.0, True, False, {}
+
+
 class Count(AECEnv):
     """Two agents take one or two of some matches; the last match wins. Taking two may be illegal.
 

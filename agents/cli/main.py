@@ -7,11 +7,15 @@ imports wait until the flags are understood.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +48,7 @@ from agents.config.plugins import import_plugins
 from agents.config.presets import preset_values
 from agents.config.run import RunConfig
 from agents.config.train import TrainConfig, every_field, fitting
-from agents.distributed.agreement import agreed, of_first
+from agents.distributed.agreement import PATIENCE, agreed, of_first
 from agents.errors import DivergenceError, EngineError, PlayError, ProcessError
 from agents.records.folder import RunFolder
 from agents.records.start import check_run_folder
@@ -164,12 +168,14 @@ def _train(argv: list[str]) -> int:
         return environments.train(argv, _agrees)
     if "-h" in argv or "--help" in argv:
         _help_of_train(argv)
-    flags, config = agreed("the command", lambda: _wanted(argv))
+    patience = _patience(argv)
+    flags, config = agreed("the command", lambda: _wanted(argv), patience=patience)
     if flags.print_config:
         if _speaks():
             print(config_text(config), end="")
         return 0
-    if flags.overwrite and not of_first("the run to replace", lambda: _may_replace(flags, config)):
+    may_replace = partial(_may_replace, flags, config)
+    if flags.overwrite and not of_first("the run to replace", may_replace, patience=patience):
         print("Nothing was changed.")
         return 1
     _say(use_threads(flags.threads))
@@ -186,6 +192,17 @@ def _train(argv: list[str]) -> int:
 
         print(*push(run.folder, flags.push_to_hub), sep="\n")
     return 0
+
+
+def _patience(argv: list[str]) -> float:
+    """Return how long processes wait for one another, before anything else is known of the run."""
+    words = [word for flag in argv for word in flag.split("=", 1)]
+    patience = PATIENCE
+    for flag, value in pairwise(words):
+        if flag.replace("_", "-") == "--process-timeout":
+            with suppress(ValueError):  # what is wrong with a value is said once flags are parsed
+                patience = float(value)
+    return patience if 0 < patience < math.inf else PATIENCE
 
 
 def _help_of_train(argv: list[str]) -> None:
@@ -208,7 +225,7 @@ def _wanted(argv: list[str]) -> tuple[TrainFlags, TrainConfig]:
     owners, imports = _first_flags(argv)
     argv = task_first(argv, OwnFlags)
     flags, rest = parse(TrainFlags, argv, prog="train", more=every_field())
-    start, chosen = _starting_point(flags, owners, imports)
+    start, chosen = _starting_point(flags, owners, imports, patience=_patience(rest))
     asked = parse_fields(rest, start, prog="train")
     config = TrainConfig(**{**fitting(start), **asked})
     if flags.print_config:
@@ -299,7 +316,11 @@ def _first_flags(argv: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _starting_point(
-    flags: TrainFlags, owners: Mapping[str, Any], imports: tuple[str, ...]
+    flags: TrainFlags,
+    owners: Mapping[str, Any],
+    imports: tuple[str, ...],
+    *,
+    patience: float = PATIENCE,
 ) -> tuple[dict[str, Any], str]:
     """Return the fields that the other flags change, and what to say of them."""
     entries = read_fields(flags.config) if flags.config else {}
@@ -314,7 +335,7 @@ def _starting_point(
     folder = RunFolder(
         RunConfig(**{n: values[n] for n in ("task", "out") if n in values}).run_folder
     )
-    found = of_first("the run to resume", lambda: folder.read_config().to_json())
+    found = of_first("the run to resume", lambda: folder.read_config().to_json(), patience=patience)
     stored = folder.configuration(found).changed()
     said = preset_values(flags.preset) if flags.preset else {}
     said |= {name: entry.value for name, entry in entries.items()}

@@ -1,12 +1,14 @@
 """Sharded layers: FSDP2 as the configuration file of `accelerate launch` asks for it.
 
-The weights of every decoder layer are sharded over the ranks and gathered while the layer computes.
+The weights of every decoder layer are sharded over the ranks and gathered while the layer computes;
+over those of one machine alone, with a copy on each machine, if the file says so.
 Adapters, embeddings, the last norm, the head and the critics are replicated on every rank. Options
 of the file that are not supported are refused. Ranks and collectives are in `world.py`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -104,10 +106,31 @@ def asked_sharding(world: World, device: torch.device, quantization: str) -> Sha
     _check(plugin, quantization)
     return Sharding(
         world=world,
-        mesh=init_device_mesh(device.type, (world.size,)),
+        mesh=_mesh(world, device),
         reshard_after_forward=bool(plugin.reshard_after_forward),
         layer_names=tuple(plugin.transformer_cls_names_to_wrap or ()),
     )
+
+
+def _mesh(world: World, device: torch.device) -> DeviceMesh:
+    """Return the mesh that the launcher's file asks for: all ranks, or copies of sharded layers.
+
+    Raises:
+        ValueError: if copies times shards are not all ranks.
+    """
+    copies, shards = (
+        int(os.environ.get(f"PARALLELISM_CONFIG_DP_{name}_SIZE", "1"))
+        for name in ("REPLICATE", "SHARD")
+    )
+    if copies == 1:
+        return init_device_mesh(device.type, (world.size,))
+    if copies * shards != world.size:
+        raise ValueError(
+            f"Expected dp_replicate_size × dp_shard_size to be the {world.size} processes, got "
+            f"{copies} × {shards}: write the number of machines and that of the processes of each "
+            "into the launcher's file. See configs/hsdp.yaml."
+        )
+    return init_device_mesh(device.type, (copies, shards), mesh_dim_names=("replicate", "shard"))
 
 
 def _check(plugin: Any, quantization: str) -> None:
@@ -172,19 +195,27 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float, world: World) -> 
     parameters = list(parameters)
     if not any(isinstance(parameter, DTensor) for parameter in parameters):
         return nn.utils.clip_grad_norm_(parameters, limit)
-    parts, own = [], []
+    parts: list[DTensor] = []
+    own: list[Tensor] = []
     for parameter in parameters:
         if isinstance(parameter.grad, DTensor):
-            parts.append(parameter.grad.to_local())
+            parts.append(parameter.grad)
         elif parameter.grad is not None:
             own.append(parameter.grad)
     zero = torch.zeros((), device=parameters[0].device)
-    squares = world.total(sum((part.square().sum() for part in parts), zero))
+    shares = (part.to_local().square().sum() / _copies(part) for part in parts)
+    squares = world.total(sum(shares, zero))
     norm = sum((gradient.square().sum() for gradient in own), squares).sqrt()
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch does
-    for gradient in (*parts, *own):
+    for gradient in (*(part.to_local() for part in parts), *own):
         gradient.mul_(factor)
     return norm
+
+
+def _copies(tensor: DTensor) -> int:
+    """Return how many ranks hold each shard of a tensor."""
+    kept = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
+    return math.prod(size for size, placement in kept if placement.is_replicate())
 
 
 def held_bytes(parameters: Iterable[Tensor]) -> int:

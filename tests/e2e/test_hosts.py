@@ -39,8 +39,17 @@ class Hosts:
     folder: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, rank: int, *arguments: str, launcher: bool = False) -> subprocess.Popen[str]:
-        """Start `train` as the rank of a host's number, by a launcher or without one."""
+    def start(
+        self, rank: int, *arguments: str, launcher: bool = False, at: str = f"10.77.0.1:{PORT}"
+    ) -> subprocess.Popen[str]:
+        """Start `train` as the rank of a host's number, by a launcher or without one.
+
+        Args:
+            rank: number of the host.
+            arguments: further flags of `train`.
+            launcher: whether torchrun starts it.
+            at: where the first host is looked for.
+        """
         home = self.folder / f"host_{rank}"
         home.mkdir(exist_ok=True)
         flags = [f"--{k.replace('_', '-')}={v}" for k, v in VALUES.items() if k != "task"]
@@ -51,7 +60,7 @@ class Hosts:
         if launcher:
             command = [
                 *("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
-                *("--rdzv-backend=c10d", f"--rdzv-endpoint=10.77.0.1:{PORT}"),
+                *("--rdzv-backend=c10d", f"--rdzv-endpoint={at}"),
                 # Namespaces share a host name, by which torchrun tells whose the endpoint is.
                 # The other host may be slow to listen: a minute is the default.
                 f"--rdzv-conf=is_host={1 - rank},read_timeout=300",
@@ -59,7 +68,8 @@ class Hosts:
                 *command,
             ]
         else:
-            variables |= {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": PORT, "WORLD_SIZE": "2"}
+            address, port = at.split(":")
+            variables |= {"MASTER_ADDR": address, "MASTER_PORT": port, "WORLD_SIZE": "2"}
             variables |= {"RANK": str(rank), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
         process = subprocess.Popen(
             ["ip", "netns", "exec", f"{self.prefix}{rank}", sys.executable, *command],
@@ -182,6 +192,42 @@ def test_a_host_that_is_lost_ends_the_other_which_has_saved(hosts, fault):
     config = hosts.run_folder.read_config()
     train(config.replace(out=str(hosts.run_folder.path), iterations=done + 1), resume=True)
     assert hosts.run_folder.iterations_done() == done + 1
+
+
+def listens(hosts: Hosts) -> bool:
+    """Whether the first host waits for the others."""
+    found = ip("netns", "exec", f"{hosts.prefix}0", "cat", "/proc/net/tcp", "/proc/net/tcp6")
+    rows = [line.split() for line in found.stdout.splitlines()]
+    return any(row[1].endswith(f":{int(PORT):04X}") and row[3] == "0A" for row in rows)
+
+
+def test_a_host_that_joins_late_is_waited_for(hosts):
+    first = hosts.start(0, "--iterations=1")
+    while not listens(hosts):
+        assert first.poll() is None, ends([first])
+        time.sleep(0.1)
+    time.sleep(3)  # it waits already, and the other one has not been started yet
+    assert [code for code, _ in ends([first, hosts.start(1, "--iterations=1")])] == [0, 0]
+    assert hosts.run_folder.iterations_done() == 1
+
+
+def test_a_host_that_does_not_come_in_time_ends_the_first_in_one_line(hosts):
+    code, errors = ends([hosts.start(0, "--process-timeout=5")])[0]
+    assert code == 2, errors
+    (line,) = lines(errors)
+    assert "--process-timeout" in line or "--main_process_ip" in line
+    assert "Traceback" not in errors
+    assert not hosts.run_folder.path.exists()
+
+
+@pytest.mark.parametrize("at", [f"10.77.0.9:{PORT}", "10.77.0.1:29545"], ids=["address", "port"])
+def test_a_rendezvous_where_nobody_is_ends_in_one_line(hosts, at):
+    code, errors = ends([hosts.start(1, "--process-timeout=5", at=at)])[0]
+    assert code == 2, errors
+    (line,) = lines(errors)
+    assert f"Expected process 0 to be reached at {at} within 5 s" in line
+    assert "--main_process_ip and --main_process_port" in line
+    assert "Traceback" not in errors
 
 
 def test_an_address_that_only_this_machine_has_is_refused(hosts, monkeypatch):

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.cli.main import main
+from agents.cli.main import _patience, main
 from agents.config.train import TrainConfig
+from agents.distributed.agreement import PATIENCE
 from cory_env import Example
 from cory_env.registry import REWARDS, TASKS
 from cory_env.tasks.imdb import ImdbTask
@@ -291,3 +292,19 @@ def test_a_query_longer_than_the_context_is_refused_with_both_lengths(
     argv = ["train", "long", *SMALL, "--out", str(tmp_path / "run")]
     fails(capsys, argv, "max_prompt_tokens=240", "got 40")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["toy", "--process-timeout", "5"], 5.0),
+        (["toy", "--process_timeout=0.5", "--seed", "7"], 0.5),
+        (["toy", "--process-timeout=1", "--process-timeout=2"], 2.0),
+        (["toy", "--process-timeout", "soon"], PATIENCE),
+        (["toy", "--process-timeout=-1"], PATIENCE),
+        (["toy", "--process-timeout"], PATIENCE),
+        (["toy"], PATIENCE),
+    ],
+)
+def test_how_long_processes_wait_is_known_before_they_meet(argv, expected):
+    assert _patience(argv) == expected

@@ -41,6 +41,8 @@ CASES = {
     },
     "resumed": {"critic_body": "policy"},
 }
+# Two layers of tiny, float32: 4 · 64 · 64 + 3 · 64 · 128 weights and 2 norms of 64.
+LAYERS = 2 * 4 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64)
 MORE = {
     "dora": {"adapter": "dora", "critic_body": "own"},
     "happo": {"algorithm": "happo", "gradient_checkpointing": True, "microbatch_size": 2},
@@ -48,8 +50,8 @@ MORE = {
 }
 
 
-def launch(folder: Path, config: str) -> None:
-    command = ["accelerate", "launch", "--config_file", str(ROOT / "configs" / config)]
+def launch(folder: Path, config: str, *flags: str) -> None:
+    command = ["accelerate", "launch", "--config_file", str(ROOT / "configs" / config), *flags]
     command[0] = str(Path(sys.executable).parent / command[0])
     result = subprocess.run(
         [*command, "-m", "tests.agents.sharding_worker", str(folder)],
@@ -122,9 +124,20 @@ def test_a_run_of_spread_layers_goes_on_in_one_process(spread, tmp_path):
 
 @pytest.mark.parametrize("case", ["full", "lora"])
 def test_each_process_holds_half_of_the_layers(spread, case):
-    # Two layers of tiny, float32: 4 · 64 · 64 + 3 · 64 · 128 weights and 2 norms of 64.
-    whole = 2 * 4 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64)
-    assert result(spread[case])["held"] == [whole // 2, whole // 2]
+    assert result(spread[case])["held"] == [LAYERS // 2, LAYERS // 2]
+
+
+def test_layers_that_each_machine_has_a_copy_of_learn_what_whole_ones_learn(tmp_path):
+    # with a norm that gradients are clipped to: what two machines hold counts once
+    configs = configure(tmp_path, {"copies": {**CASES["full"], "adapter": "full"}})
+    launch(tmp_path, "hsdp.yaml", "--num_machines=1")
+    alone = configs["copies"].replace(out=str(tmp_path / "alone"))
+    _, rows = learn(alone, World())
+    assert_alike(configs["copies"], alone)
+    assert result(configs["copies"])["held"] == [LAYERS // 2] * 4
+    found = result(configs["copies"])["rows"]
+    for name in ("llm_0/gradient_norm", "llm_1/gradient_norm"):
+        assert [row[name] for row in found] == pytest.approx([r[name] for r in rows], rel=2e-3)
 
 
 @pytest.mark.parametrize("case", ["full", "lora"])
@@ -180,6 +193,11 @@ def test_deepspeed_is_refused_before_processes_meet(tmp_path, monkeypatch, capsy
     assert main(["train", "toy", "--model", "tiny", "--out", str(tmp_path / "run")]) == 2
     assert "take configs/zero2.yaml or configs/zero3.yaml" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_copies_times_shards_are_all_processes(monkeypatch):
+    sizes = {"PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2", "PARALLELISM_CONFIG_DP_SHARD_SIZE": "3"}
+    refuse(monkeypatch, r"to be the 2 processes, got 2 × 3", **sizes)
 
 
 def test_quantized_layers_are_not_spread(monkeypatch):

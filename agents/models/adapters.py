@@ -26,8 +26,8 @@ from agents.distributed.sharding import Sharding
 from agents.models.averaging import Adapter, Mean, config_of_rank, mean_adapter
 from agents.models.backbone import Backbone
 from agents.models.files import is_down, plain_name
-from agents.models.kernels import speed_up_adapters
 from agents.models.loading import is_quantized
+from agents.models.low_rank import speed_up_adapters
 
 
 class LoraBackbone(Backbone):
@@ -55,7 +55,7 @@ class LoraBackbone(Backbone):
             self.model: PeftModel = get_peft_model(base, config, adapter_name=names[0])  # type: ignore[assignment]
             for name in names[1:]:
                 self.model.add_adapter(name, config)
-        speed_up_adapters(self.model)
+        self._factors = speed_up_adapters(self.model)
         if not is_quantized(base):  # those are loaded where they stay
             self.model.to(device)
         self.model.eval()
@@ -82,7 +82,8 @@ class LoraBackbone(Backbone):
         before = self._shown
         self._show_adapter(name)
         try:
-            yield self.base
+            with self._factors.held():
+                yield self.base
         finally:
             self._show_adapter(before)
 

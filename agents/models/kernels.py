@@ -14,14 +14,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.pytorch_utils import Conv1D
 
 from agents.maths.distributions import sampling_log_probs
 
@@ -161,84 +159,6 @@ class GrowingLayer(DynamicLayer):
             buffer[:, :, start:end] = part
         self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
         return self.keys, self.values
-
-
-def speed_up_adapters(model: nn.Module) -> None:
-    """Let plain LoRA layers on plain linear layers compute in the dtype of their base, in place.
-
-    peft casts the input of every layer to the float32 of the adapter and the result back.
-    """
-    for module in model.modules():
-        if (
-            type(module) is LoraLinear
-            and type(module.base_layer) in (nn.Linear, Conv1D)
-            and not module.lora_variant
-            and not any(module.lora_bias.values())
-        ):
-            module.forward = _LowRankForward(module)
-
-
-class _LowRankForward:
-    """The forward pass of a LoRA layer: y = x W + b + s (x A) B, with one adapter or none."""
-
-    def __init__(self, layer: LoraLinear):
-        self._layer = layer
-        self._transposed = isinstance(layer.base_layer, Conv1D)
-        self._cast: dict[str, tuple[tuple[int, int, torch.dtype], Tensor, Tensor]] = {}
-
-    def __call__(self, x: Tensor) -> Tensor:
-        layer: Any = self._layer
-        base = layer.base_layer
-        if layer.disable_adapters:
-            return base(x)
-        (name,) = layer.active_adapters
-        if name not in layer.lora_A:
-            return base(x)
-        weight = base.weight.T if self._transposed else base.weight
-        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        scaling = layer.scaling[name]
-        if torch.is_grad_enabled():
-            return _LowRankLinear.apply(x, weight, base.bias, a, b, scaling)
-        key = (a._version, b._version, x.dtype)
-        if name not in self._cast or self._cast[name][0] != key:
-            self._cast[name] = (key, a.to(x.dtype), (b * scaling).to(x.dtype))
-        _, a, b = self._cast[name]
-        return _low_rank(x, weight, base.bias, a, b)[0]
-
-
-def _low_rank(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor]:
-    rows = x.reshape(-1, x.shape[-1])
-    inner = rows @ a.T
-    out = nn.functional.linear(rows, weight, bias).addmm_(inner, b.T)
-    return out.view(*x.shape[:-1], -1), inner
-
-
-class _LowRankLinear(torch.autograd.Function):
-    """A frozen linear layer with a low-rank update; A and B stay in float32, products do not."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
-    ) -> Tensor:
-        a, b = a.to(x.dtype), (b * s).to(x.dtype)
-        out, inner = _low_rank(x, weight, bias, a, b)
-        ctx.save_for_backward(x, weight, a, b, inner)
-        ctx.scaling = s
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight, a, b, inner = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1])
-        inner_grad = rows @ b
-        x_grad = None
-        if ctx.needs_input_grad[0]:
-            x_grad = (rows @ weight).addmm_(inner_grad, a).view(x.shape)
-        a_grad = (inner_grad.T @ x.reshape(-1, x.shape[-1])).float()
-        b_grad = (rows.T @ inner).float().mul_(ctx.scaling)
-        return x_grad, None, None, a_grad, b_grad, None
 
 
 class TokenScores(NamedTuple):

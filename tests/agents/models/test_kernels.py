@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agents.maths.distributions import entropy, exact_kl, sampling_log_probs
-from agents.models import kernels
+from agents.models import kernels, low_rank
 from agents.models.adapters import lora_config
 from agents.models.kernels import GrowingLayer, attention, score_tokens, speed_up
 from agents.models.make import make_backbone
@@ -195,7 +195,7 @@ def slow(backbone):
     """Undo what was made faster: peft's own forward pass, and the kernel of PyTorch."""
     for module in backbone.model.modules():
         if isinstance(module, LoraLinear):
-            assert isinstance(module.forward, kernels._LowRankForward), "the fast form is in use"
+            assert isinstance(module.forward, low_rank._LowRankForward), "the fast form is in use"
             del module.forward
         if isinstance(module, NewGELUActivation):
             del module.forward

@@ -123,7 +123,14 @@ class Runner:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
+        measured: Measured = json.loads(done.stdout.splitlines()[-1])
+        took = ", ".join(
+            f"{phase} {seconds([measured], phase):.3f}"
+            for phase in ("seconds", "generation", "scoring", "update")
+            if phase in measured["rows"][0]
+        )
+        print(f"{shape} {candidate}: {took}, {measured['peak_mb']:,.0f} MB", flush=True)
+        return measured
 
     def in_turns(self, candidates: Sequence[str], shape: str) -> dict[str, list[Measured]]:
         """Let all candidates run in every round."""

@@ -4,7 +4,7 @@
     python -m benchmarks.oracle runs/toy --out docs/results/toy
 
 All responses of `toy` can be listed, so what a pair earns, and what the best pair would earn at the
-same price of a nat (`benchmarks/exact_solver.py`), are sums and not estimates. Draws
+same price of a nat (`agents/maths/exact_solver.py`), are sums and not estimates. Draws
 `frontier.png`: every pair in both orders under the curve that no pair can pass, and single policies
 under theirs.
 """
@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.evaluation.samples import references
+from agents.evaluation.toy_tables import observer_table, pioneer_table, toy_game
+from agents.maths.exact_solver import Game, play_exactly, solve, solve_alone, upper_bound
 from agents.records.checkpoint import load_checkpoint
 from agents.records.folder import RunFolder
 from agents.studies.plan import evaluated_runs
 from agents.tasks import build_task
 from agents.training.trainer import Trainer
-from benchmarks.exact_solver import Game, play_exactly, solve, solve_alone, upper_bound
-from benchmarks.toy_tables import observer_table, pioneer_table, toy_game
 from cory_env.tasks.toy import ToyTask
 
 _SMALL_TABLE = 10_000

@@ -96,6 +96,8 @@ class CompareFlags:
     fields say; or a limit, such as `responses=6144`, `tokens=1e6` or `seconds=300`."""
     jobs: int = 0
     """Runs at a time, of one thread each; 0 for as many as there are cores."""
+    oracle: bool = False
+    """Of toy: draw the exact optimum, which no policy can pass, into the plane of reward and KL."""
     dry_run: bool = False
     """Only list the runs."""
     out: str = ""

@@ -53,16 +53,21 @@ from agents.errors import DivergenceError, EngineError, PlayError, ProcessError
 from agents.records.folder import RunFolder
 from agents.records.start import check_run_folder
 from agents.registries import ALGORITHMS, CRITIC_BODIES, ENGINES, PRESETS, TRACKERS, VARIANTS
+from agents.tasks import build_task
 from agents.terminal.hush import hushed
 from agents.terminal.interrupts import SIGPIPE, Interrupted, exit_code, prompt_interrupts
 from agents.terminal.streams import lasting_streams, stop
 from cory_env import RewardError, __version__
 from cory_env.names import unknown_name
 from cory_env.registry import REWARDS, TASKS
+from cory_env.tasks.toy import ToyTask
 
 if TYPE_CHECKING:
     from agents.policies.llm import LLMPolicy
 
+
+_LISTED = 300_000
+"""Strings times strings of `toy` up to which all responses to all of them are listed."""
 
 USAGE = """usage: {program} COMMAND …
 
@@ -274,6 +279,7 @@ def _compare(argv: list[str]) -> int:
     if not jobs[0].config.evaluation_queries:
         raise ValueError("Expected evaluation_queries to be at least 1, got 0.")
     check_effect(asked, jobs)
+    optimum = _optimum(jobs[0].config) if flags.oracle else None
     from rich.console import Console
 
     from agents.studies.run import compare
@@ -284,7 +290,33 @@ def _compare(argv: list[str]) -> int:
         at_a_time=flags.jobs or cores(),
         dry_run=flags.dry_run,
         console=Console(),
+        optimum=optimum,
     )
+
+
+def _optimum(config: TrainConfig) -> Callable[[TrainConfig], list[tuple[float, float]]]:
+    """Return what computes the exact optimum of a run's reference.
+
+    Args:
+        config: of the first run; all have its task.
+
+    Raises:
+        ValueError: if the responses are not such that all can be listed.
+    """
+    task = build_task(config.task, config.train_split, config.task_arguments)
+    if not isinstance(task, ToyTask) or len(task.alphabet) ** (2 * task.length) > _LISTED:
+        raise ValueError(
+            "Expected toy with --oracle, of strings whose responses can all be listed, got "
+            f"{config.task} {config.task_options}".rstrip()
+            + ": leave out --oracle."
+        )
+
+    def found(config: TrainConfig) -> list[tuple[float, float]]:
+        from agents.evaluation.optimum import lone_optimum  # torch, once all runs have ended
+
+        return lone_optimum(config)
+
+    return found
 
 
 def _agrees(folder: RunFolder) -> bool:

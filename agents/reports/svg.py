@@ -250,12 +250,22 @@ class Cloud:
     """(KL, reward) of every setting, the mean over its runs."""
 
 
-def clouds_svg(clouds: Sequence[Cloud]) -> str:
+Bound = Sequence[tuple[float, float]]
+"""(KL, reward) along a line that no run can pass."""
+
+
+def clouds_svg(clouds: Sequence[Cloud], bounds: Sequence[Bound] = ()) -> str:
     """Draw runs as dots, and a line through the means of the settings.
 
     The further up and to the left, the better.
+
+    Args:
+        clouds: of the variants.
+        bounds: lines above which no run can be.
     """
     figure, axes = _figure(_WIDTH, _HEIGHT, 0.0)
+    for bound in bounds:
+        axes.plot(*zip(*sorted(bound), strict=True), color=_INK, linewidth=1)
     for cloud in clouds:
         colour = _policy_colour(cloud.colour)
         axes.plot(*zip(*cloud.runs, strict=True), "o", color=colour, alpha=0.5, markersize=4)

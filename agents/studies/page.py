@@ -18,7 +18,7 @@ from agents.records.rows import TEAM, MetricRow, number, policy_names
 from agents.records.view import read_run
 from agents.reports.page import drawing
 from agents.reports.runs_page import Entry, Findings, Item, write_page
-from agents.reports.svg import Cloud, clouds_svg
+from agents.reports.svg import Bound, Cloud, clouds_svg
 from agents.reports.tables import Cell, Row, Table, column_scale
 from agents.studies import marl_eval as marl
 from agents.studies.outcomes import FIGURES, Outcome, cost_lines, frontier_lines, run_mean, summary
@@ -33,18 +33,36 @@ _FIGURES = {"reward": "Task reward", "kl": "KL, nats", "combined": "Combined"}
 _MARKS = "osD^vP*X<>"
 
 
+_BOUND = (
+    "The line without marks, one for each seed's reference, is the exact optimum of one policy "
+    "alone: above it is nothing but the noise of an evaluation."
+)
+
+
 _NAMED = 3
 """Runs of one version that are named."""
 
 
-def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Path) -> Path:
-    """Write `results.json`, two pictures, `compare.html` and `marl_eval.json`; return the page."""
+def write_findings(
+    jobs: Sequence[Job],
+    outcomes: Sequence[Outcome],
+    folder: Path,
+    bounds: Sequence[Bound] = (),
+) -> Path:
+    """Write `results.json`, two pictures, `compare.html` and `marl_eval.json`; return the page.
+
+    Args:
+        jobs: the runs.
+        outcomes: of each.
+        folder: of the comparison.
+        bounds: lines in the plane of KL and reward that no run can pass.
+    """
     write_json(folder / "results.json", list(outcomes))
     write_json(
         folder / "marl_eval.json", marl.marl_eval(jobs[0].config.task, map(_entry, outcomes))
     )
     _curves_png(jobs, folder / "curves.png")
-    _plane_png(outcomes, folder / "plane.png")
+    _plane_png(outcomes, folder / "plane.png", bounds)
     variants = list(dict.fromkeys(outcome["variant"] for outcome in outcomes))
     clouds = [
         _cloud(place, [outcome for outcome in outcomes if outcome["variant"] == variant])
@@ -52,9 +70,9 @@ def write_findings(jobs: Sequence[Job], outcomes: Sequence[Outcome], folder: Pat
     ]
     findings = Findings(
         table=_table(outcomes),
-        notes=[*cost_lines(outcomes), *version_lines(jobs)],
+        notes=[*cost_lines(outcomes), *version_lines(jobs), *([_BOUND] if bounds else [])],
         variants=[Item(name=name, colour=place) for place, name in enumerate(variants)],
-        plane=drawing(clouds_svg(clouds)),
+        plane=drawing(clouds_svg(clouds, bounds)),
         frontiers=frontier_lines(outcomes),
     )
     return write_page(_entries(jobs), folder / "compare.html", findings)
@@ -162,10 +180,12 @@ def _dress(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _plane_png(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw every run, and the line through the means of the settings."""
+def _plane_png(outcomes: Sequence[Outcome], path: Path, bounds: Sequence[Bound]) -> None:
+    """Draw every run, and the line through the means of the settings, under the bounds."""
     figure = _figure(7, 4.5)
     axes = figure.subplots()
+    for bound in bounds:
+        axes.plot(*zip(*sorted(bound), strict=True), color="0.4", linewidth=1)
     for index, variant in enumerate(dict.fromkeys(o["variant"] for o in outcomes)):
         own = [outcome for outcome in outcomes if outcome["variant"] == variant]
         colour, mark = f"C{index % 10}", _MARKS[index % len(_MARKS)]

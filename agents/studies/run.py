@@ -10,15 +10,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from agents.config.plugins import command_line
+from agents.config.train import TrainConfig
 from agents.maths.figures import wall_time
 from agents.studies.plan import Job
 from agents.terminal.streams import go_on, lasting_streams
+
+Optimum = Callable[[TrainConfig], list[tuple[float, float]]]
+"""From a configuration to (KL, reward) of policies that none can pass, in either order of KL."""
 
 _GRACE_S = 60.0
 """What a run is given after a signal to save its checkpoint."""
@@ -31,8 +35,17 @@ def compare(
     at_a_time: int,
     dry_run: bool,
     console: Console,
+    optimum: Optimum | None = None,
 ) -> int:
     """Run a comparison, show its table and write its page; return the exit code.
+
+    Args:
+        jobs: the runs.
+        out: folder of the comparison.
+        at_a_time: how many run side by side.
+        dry_run: only list them.
+        console: for people.
+        optimum: what no run can pass: KL and reward of the best policies, by configuration.
 
     Raises:
         ValueError: if the folder holds runs of another plan.
@@ -44,10 +57,12 @@ def compare(
             console.print(f"{job.config.out}: {state}", highlight=False, soft_wrap=True)
         return 0
     with lasting_streams(go_on):
-        return _compare(jobs, out, at_a_time, console)
+        return _compare(jobs, out, at_a_time, console, optimum)
 
 
-def _compare(jobs: Sequence[Job], out: Path, at_a_time: int, console: Console) -> int:
+def _compare(
+    jobs: Sequence[Job], out: Path, at_a_time: int, console: Console, optimum: Optimum | None
+) -> int:
     failed = run_jobs(jobs, at_a_time=at_a_time, console=console)
     ended = [job for job in jobs if job.is_finished]
     if ended:
@@ -55,7 +70,10 @@ def _compare(jobs: Sequence[Job], out: Path, at_a_time: int, console: Console) -
         from agents.studies.page import version_lines, write_findings
 
         outcomes = [read_outcome(job) for job in ended]
-        page = write_findings(ended, outcomes, out)
+        # Runs of one seed have one reference.
+        seeds = {job.config.seed: job.config for job in ended} if optimum else {}
+        bounds = [optimum(config) for config in seeds.values()] if optimum else []
+        page = write_findings(ended, outcomes, out, bounds)
         print_summary(outcomes, console)
         for line in version_lines(ended):
             console.print(line, highlight=False, soft_wrap=True)

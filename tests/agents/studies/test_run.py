@@ -209,6 +209,26 @@ def test_a_comparison_runs_goes_on_and_is_shown(tmp_path, capsys):
     assert "kl_coef" in capsys.readouterr().err
 
 
+def test_the_exact_optimum_is_drawn_into_the_plane_of_toy(tmp_path, capsys):
+    out, arguments = tmp_path / "compared", ["compare", "toy", "--variants", "ppo", "--seeds", "2"]
+    arguments += [*SMALL, "--task-options", "length=1,symbols=2", "--out", str(out)]
+    pages = []
+    for more in ([], ["--oracle"]):
+        assert main([*arguments, *more]) == 0
+        pages.append((out / "compare.html").read_text())
+    assert "2 of 2 runs are finished" in capsys.readouterr().out
+    note = "is the exact optimum of one policy alone"
+    assert [note in page for page in pages] == [False, True]
+    # One line for the reference of each seed, and what ticks a higher axis has.
+    assert pages[1].count("<path") >= pages[0].count("<path") + 2
+    assert main(["compare", "imdb", "--oracle", *SMALL, "--out", str(tmp_path / "other")]) == 2
+    assert "Expected toy with --oracle, of strings" in capsys.readouterr().err
+    long = ["--task-options", "length=4", "--out", str(tmp_path / "other")]
+    assert main(["compare", "toy", "--oracle", *SMALL, *long]) == 2
+    assert "got toy length=4: leave out --oracle" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_run_that_fails_is_reported_and_stops_no_other(tmp_path, capsys):
     out = tmp_path / "compared"
     broken = out / "runs/ppo/base/0/checkpoints/step_1"

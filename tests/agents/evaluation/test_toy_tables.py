@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import cory_env
+from agents.evaluation.toy_tables import every_response, response_log_probs, toy_game
+from agents.maths.exact_solver import play_exactly, solve, solve_alone, upper_bound
 from agents.policies.llm import LLMPolicy
-from benchmarks.exact_solver import play_exactly, solve, solve_alone, upper_bound
-from benchmarks.toy_tables import every_response, response_log_probs, toy_game
 from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import every_response as all_responses
 from tests.agents.fakes import reference_hidden, tiny_backbone, token_batch

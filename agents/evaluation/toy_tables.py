@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from agents.maths.exact_solver import Floats, Game
 from agents.models.backbone import token_positions
 from agents.policies.llm import LLMPolicy
-from benchmarks.exact_solver import Floats, Game
 from cory_env import Example, make_reward
 from cory_env.tasks.toy import ToyTask
 from cory_env.types import Tokenizer
@@ -65,7 +65,7 @@ def toy_game(reference: LLMPolicy, task: ToyTask) -> Game:
         task: not much longer than 3, with not much more than 8 symbols: the table of the observer
             has the square of all responses.
     """
-    rewards = _rewards(task)
+    rewards = toy_rewards(task)
     return Game(
         pioneer_log_probs=pioneer_table(reference, task),
         observer_log_probs=observer_table(reference, task),
@@ -99,7 +99,8 @@ def _tokenizer(task: ToyTask) -> Tokenizer:
     return task.tokenizer
 
 
-def _rewards(task: ToyTask) -> Floats:
+def toy_rewards(task: ToyTask) -> Floats:
+    """Return what every response to every query earns, (Q, N)."""
     reward, texts = make_reward(task.reward), _texts(task)
     rows = [reward([Example(q, reference=q[::-1])] * len(texts), texts) for q in _queries(task)]
     return np.stack(rows)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.exact_solver import Game, frontier, play_exactly, solve, solve_alone, upper_bound
+from agents.maths.exact_solver import Game, frontier, play_exactly, solve, solve_alone, upper_bound
 
 
 def log_softmax(logits):

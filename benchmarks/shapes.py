@@ -70,8 +70,9 @@ SHAPES = {
     ),
     "long": Shape(config=_llama(2048), new_tokens=512, epochs=1),
     "long_51": Shape(config=_llama(2048), new_tokens=51, epochs=1),
-    # To count launches, which do not depend on the width, at the paper's depth.
-    "deep": Shape(config=_gpt2(vocab_size=300, n_embd=64, n_layer=36)),
+    # To count launches, which do not depend on the width: as deep as GPT-2 and the paper's model.
+    "deep_12": Shape(config=_gpt2(vocab_size=4096, n_embd=64, n_head=4, n_layer=12)),
+    "deep_36": Shape(config=_gpt2(vocab_size=4096, n_embd=64, n_head=4, n_layer=36)),
     # For tests: the same work in a second, and distributions that outweigh the model.
     "short": Shape(config=_gpt2(vocab_size=300, n_embd=32), batch_size=8, epochs=2),
     "wide": Shape(config=_gpt2(vocab_size=20_000, n_embd=16), batch_size=64, epochs=1),

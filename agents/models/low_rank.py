@@ -93,7 +93,7 @@ class Factors:
         """Return which layers have an adapter, and its factors, all A before all B."""
         if name not in self._flat:
             places = [n for n, layer in enumerate(self._layers) if name in layer.lora_A]
-            own = [self._layers[n] for n in places]
+            own: list[Any] = [self._layers[n] for n in places]
             parameters = [layer.lora_A[name].weight for layer in own]
             self._flat[name] = places, parameters + [layer.lora_B[name].weight for layer in own]
         return self._flat[name]

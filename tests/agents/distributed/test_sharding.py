@@ -39,7 +39,7 @@ CASES = {
         **{"adapter": "lora", "algorithm": "ippo", "gradient_checkpointing": True},
         "average": 0.7,
     },
-    "resumed": {"critic_body": "policy"},
+    "resumed": {"critic_body": "policy", "rollout_ahead": 1},
 }
 # Two layers of tiny, float32: 4 · 64 · 64 + 3 · 64 · 128 weights and 2 norms of 64.
 LAYERS = 2 * 4 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,10 +10,14 @@ import numpy as np
 
 from agents.acting.actors import Actor, Choice, Step
 from agents.environments.base import Environment, Look
-from agents.errors import PlayError
+from agents.errors import LostError, PlayError
 
 MOST_ACTIONS = 10_000
 """After so many an episode is taken not to end, if nobody has said where to cut it."""
+
+
+TRIES = 3
+"""How often episodes are played, if an environment is lost each time."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +51,9 @@ def play_episodes(
 ) -> list[Episode]:
     """Play an episode in each of E environments.
 
+    If one of them is lost on the way, as one behind a server may be, all episodes are played again,
+    with the randomness that they began with.
+
     Args:
         environments: E of one kind.
         actors: by agent.
@@ -57,6 +65,23 @@ def play_episodes(
     Raises:
         PlayError: if an environment fails, or an episode does not end.
     """
+    begun = [generator.bit_generator.state for generator in generators]
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(LostError):
+            return _play(environments, actors, generators, max_steps, greedy)
+        for generator, state in zip(generators, begun, strict=True):
+            generator.bit_generator.state = state
+    return _play(environments, actors, generators, max_steps, greedy)
+
+
+def _play(
+    environments: Sequence[Environment],
+    actors: Mapping[str, Actor],
+    generators: Sequence[np.random.Generator],
+    max_steps: int | None,
+    greedy: bool,
+) -> list[Episode]:
+    """Play as `play_episodes` does, once."""
     for actor in actors.values():
         actor.forget()
     games = [

@@ -53,9 +53,12 @@ def evaluate_actors(
     rows: list[dict[str, Any]] = []
     agents = players.environment.agents
     with ExitStack() as stack:
-        count = min(episodes, AT_A_TIME)
-        environments = [
-            stack.enter_context(closing(open_environment(config))) for _ in range(count)
+        # A server may have no more sessions than the run has asked for.
+        most = min(AT_A_TIME, config.episodes) if config.kind == "openenv" else AT_A_TIME
+        count = min(episodes, most)
+        environments = [players.environment]
+        environments += [
+            stack.enter_context(closing(open_environment(config))) for _ in range(count - 1)
         ]
         for name, seats, of in _line_up(players, agents):
             played: dict[bool, list[Trajectory]] = {False: [], True: []}

@@ -19,13 +19,13 @@ from agents.config.sources import check_source
 from agents.config.texts import arguments
 from cory_env.names import unknown_name
 
-KINDS = ("gym", "pettingzoo", "textarena")
+KINDS = ("gym", "pettingzoo", "textarena", "openenv")
 """What stands before the colon of an environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig(Options):
-    """Everything that decides a run in an environment of Gymnasium, PettingZoo or TextArena.
+    """Everything that decides a run in an environment of others.
 
     Raises:
         ValueError: if a value has another type than its field, is out of range, or two do not go
@@ -35,7 +35,8 @@ class EnvConfig(Options):
     env: str = ""
     """`gym:ID`, such as gym:FrozenLake-v1; or `pettingzoo:MODULE`, a module or FILE.py with `env`
     or `parallel_env`, or `pettingzoo:ID` of its registry, such as classic/tictactoe-v3; or
-    `textarena:ID`, such as textarena:TicTacToe-v0."""
+    `textarena:ID`, such as textarena:TicTacToe-v0; or `openenv:URL`, which a server plays, such as
+    openenv:http://127.0.0.1:8000."""
     env_options: str = ""
     """What the environment itself takes, such as `is_slippery=false`; several with commas."""
     describe: str = ""
@@ -133,8 +134,8 @@ class EnvConfig(Options):
         kind, _, name = self.env.partition(":")
         if kind not in KINDS or not name:
             raise ValueError(
-                "Expected an environment gym:ID, pettingzoo:MODULE or textarena:ID, got "
-                f"{self.env!r}: try --env gym:FrozenLake-v1."
+                "Expected an environment gym:ID, pettingzoo:MODULE, textarena:ID or openenv:URL, "
+                f"got {self.env!r}: try --env gym:FrozenLake-v1."
             )
         if self.budget:
             Budget.of(self.budget)

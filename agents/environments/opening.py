@@ -115,10 +115,22 @@ def _textarena(config: EnvConfig) -> Any:
         raise _unopened(config, error) from error
 
 
+def _openenv(config: EnvConfig) -> Any:
+    options: dict[str, Any] = {**config.env_arguments}
+    try:
+        from cory_env.adapters.openenv_client import ServedEnv  # wants its package
+
+        check_arguments(ServedEnv, {"url": "", **options}, f"an option of {config.env}")
+        return ServedEnv(config.env_name, **options)
+    except ImportError as error:
+        raise _missing(config, str(error)) from error
+
+
 _OPENERS: dict[str, tuple[Callable[[EnvConfig], Any], Callable[..., Environment]]] = {
     "gym": (_gym, SingleEnvironment),
     "pettingzoo": (_pettingzoo, SeveralEnvironment),
     "textarena": (_textarena, SeveralEnvironment),
+    "openenv": (_openenv, SingleEnvironment),
 }
 """By what stands before the colon: how it is opened, and what learners make of it."""
 

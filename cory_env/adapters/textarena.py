@@ -21,7 +21,6 @@ Source: textarena 0.7.4, `textarena/core.py`, `textarena/state.py`.
 from __future__ import annotations
 
 import random
-import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
@@ -33,12 +32,9 @@ from pettingzoo import AECEnv
 from pettingzoo.utils.wrappers import OrderEnforcingWrapper
 
 from cory_env.adapters import missing
+from cory_env.adapters.texts import read_space, said_space
 from cory_env.names import nearest
 
-LONGEST_ACTION = 1000
-"""Characters, as in TextArena's own wrapper for conversations."""
-LONGEST_TEXT = 10_000_000
-"""Characters that an agent may have to read."""
 PLAYER_COUNTS = (2, 1, *range(3, 16))
 """How many players a game is tried with, if nobody says how many."""
 
@@ -67,14 +63,6 @@ class Randomness:
             self._python, self._numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-
-
-class AnyText(Text):
-    """Texts of any characters: games draw their boards with what they like."""
-
-    def contains(self, x: Any) -> bool:
-        """Return whether it is a text, and not too long."""
-        return isinstance(x, str) and len(x) <= self.max_length
 
 
 class TextArenaEnv(AECEnv[str, dict[str, str], str]):
@@ -122,9 +110,7 @@ class TextArenaEnv(AECEnv[str, dict[str, str], str]):
         count = self._count_players() if num_players is None else num_players
         self.possible_agents = [f"player_{n}" for n in range(count)]
         self._texts = {agent: "" for agent in self.possible_agents}
-        reading = Dict({"text": AnyText(LONGEST_TEXT, min_length=0, charset=string.printable)})
-        acting = Text(LONGEST_ACTION, min_length=0, charset=string.printable)
-        self._spaces = reading, acting
+        self._spaces = read_space(), said_space()
 
     def observation_space(self, agent: str) -> Dict:
         """Return what an agent may read."""

@@ -11,13 +11,13 @@ from pettingzoo.test import api_test, parallel_api_test
 from pettingzoo.utils import parallel_to_aec
 
 from agents.acting.actors import Choice, RandomActor
-from agents.acting.episodes import MOST_ACTIONS, play_episodes
+from agents.acting.episodes import MOST_ACTIONS, TRIES, play_episodes
 from agents.config.environment import EnvConfig
 from agents.environments.base import action_of, action_texts, legal_mask
 from agents.environments.opening import open_environment, with_imports
 from agents.environments.several import SeveralEnvironment
 from agents.environments.single import SingleEnvironment
-from agents.errors import PlayError
+from agents.errors import LostError, PlayError
 from tests.agents.environments.worlds import Count, Echo, Letters, Match, Pennies, describe
 
 WORLDS = "tests/agents/environments/worlds.py"
@@ -176,6 +176,34 @@ def test_a_function_that_allows_what_is_no_action_is_refused():
         env.reset(0)
 
 
+class Leaving(Match):
+    """Cannot be reached at the steps that are named."""
+
+    def __init__(self, *lost):
+        super().__init__()
+        self.lost, self.taken = lost, 0
+
+    def step(self, action):
+        self.taken += 1
+        if self.taken in self.lost:
+            raise ConnectionError("gone")
+        return super().step(action)
+
+
+def test_episodes_are_played_again_if_an_environment_is_lost():
+    actors = {"agent_0": RandomActor(4)}
+    whole = play_episodes([single(), single()], actors, generators(2))
+    others = [single(Leaving(2, 4)), single()]  # in the first and in the second try
+    assert play_episodes(others, actors, generators(2)) == whole
+
+
+def test_an_environment_that_is_lost_every_time_is_given_up():
+    env = Leaving(1, 2, 3, 4, 5)
+    with pytest.raises(LostError, match=r"to play on, got ConnectionError: gone\.$"):
+        play_episodes([single(env)], {"agent_0": RandomActor(4)}, generators())
+    assert env.taken == TRIES
+
+
 def test_an_episode_depends_on_its_own_randomness_alone():
     actor = RandomActor(4)
     both = play_episodes([single(), single()], {"agent_0": actor}, generators(2))
@@ -256,7 +284,7 @@ def test_actions_that_nobody_can_name_are_refused(space, given, line):
     ("values", "line"),
     [
         ({"env": "gym:FrozenLak-v1"}, "got 'FrozenLak-v1': did you mean FrozenLake-v1?"),
-        ({"env": "FrozenLake-v1"}, "MODULE or textarena:ID, got 'FrozenLake-v1'"),
+        ({"env": "FrozenLake-v1"}, "textarena:ID or openenv:URL, got 'FrozenLake-v1'"),
         ({"env": "pettingzoo:classic/tictacto-v3"}, "did you mean classic/tictactoe-v3?"),
         ({"env": "pettingzoo:json"}, "a module with env or parallel_env, got 'json' without"),
         ({"env": "pettingzoo:no_such_module"}, "of no_such_module: pip install no_such_module"),

@@ -357,7 +357,9 @@ def share(
         `r_i + c Σ_{j≠i} r_j`.
     """
     episodes, turns = task_rewards.shape
-    own = task_rewards.reshape(episodes, -1, num_agents or turns).sum(axis=1)
+    agents = num_agents or turns
+    # No -1 for the rounds: of no episodes, any number of them would do.
+    own = task_rewards.reshape(episodes, turns // agents, agents).sum(axis=1)
     total = task_rewards.sum(axis=1, keepdims=True)
     if sharing == "collective":
         return np.broadcast_to(total, own.shape).copy()

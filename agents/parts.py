@@ -100,6 +100,7 @@ class Parts:
                 f"Expected a task with gold answers with algorithm {config.algorithm}, got "
                 f"{config.task}: pass another --algorithm, or a task such as arithmetic."
             )
+        _check_teaching(config, task)
         reward = build_reward(config, task)
         _check_shares(config, world.size)
         critic = algorithm.critic if learns else None
@@ -115,6 +116,7 @@ class Parts:
             first,
             num_envs=rows,
             observers=config.observers,
+            rounds=config.rounds,
             verdict=config.verdict,
         )
         seeds = Seeds.of(config)
@@ -187,6 +189,25 @@ def _check_shares(config: TrainConfig, size: int) -> None:
             f"Expected {size} processes to share minibatches of {config.minibatch_size} and "
             f"batches of {config.batch_size} in groups of {group_size} equally: pass "
             "sizes that their number divides."
+        )
+
+
+def _check_teaching(config: TrainConfig, task: Task) -> None:
+    """Check that nobody learns a teacher's messages as answers.
+
+    Raises:
+        ValueError: if somebody does.
+    """
+    brought = config.algorithm_config
+    practises = isinstance(brought, AlgorithmConfig) and brought.practice == "all"
+    if not (task.teaches and config.observers):
+        return
+    if practises or not isinstance(brought, AlgorithmConfig):
+        learns = "practice all" if practises else f"algorithm {config.algorithm}"
+        raise ValueError(
+            f"Expected an algorithm that follows what is paid with task {config.task}, whose "
+            f"teacher's messages are no answers, got {learns}, which learns answers: pass "
+            "--algorithm mappo and --practice own."
         )
 
 
@@ -307,7 +328,7 @@ def build_critics(
             backbone = backbones[policy]
             critics[name] = Critic(
                 int(backbone.config.hidden_size),
-                config.observers + 1,
+                (config.observers + 1) * config.rounds,
                 max_new_tokens,
                 seeds[policy],
                 body=_critic_body(config)(),
@@ -332,6 +353,7 @@ def build_games(
     *,
     num_envs: int,
     observers: int,
+    rounds: int,
     verdict: Verdicts = "none",
 ) -> VectorEnv:
     """Return the environment that a run learns from, or is evaluated in: without verdicts."""
@@ -340,6 +362,7 @@ def build_games(
         task,
         reward=reward,
         observers=observers,
+        rounds=rounds,
         reward_sharing=config.sharing,
         knowledge_transfer=config.knowledge_transfer,
         verdict=verdict,

@@ -32,6 +32,8 @@ from cory_env.types import Example, Float64Array
 
 VOCABULARIES = (4096, 50_257)
 BATCHES = (1, 16, 64, 256, 1024)
+ROUNDS = 3
+"""Where everybody is asked several times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +143,11 @@ def aec_figures(arguments: Arguments) -> list[Figure]:
     ]
 
 
-def response_seconds(task: str, batch: int, num_batches: int) -> float:
+def response_seconds(task: str, batch: int, num_batches: int, rounds: int = 1) -> float:
     """Return seconds per response of `vector_env` under policies that answer at once."""
-    games = cory_env.vector_env(batch, task, reward=no_reward)
+    games = cory_env.vector_env(
+        batch, task, reward=no_reward, rounds=rounds, max_prompt_tokens=240 * rounds
+    )
     limit, vocabulary = games.rules.max_new_tokens, games.rules.tokenizer.vocab_size
     rng = np.random.default_rng(0)
     answers = rng.integers(1, min(vocabulary, 4096), size=(batch, limit)).tolist()
@@ -153,16 +157,18 @@ def response_seconds(task: str, batch: int, num_batches: int) -> float:
         prompts = games.reset()
         while prompts:
             prompts = games.step(answers)
-    return (time.process_time() - start) / (num_batches * batch * len(games.agents))
+    return (time.process_time() - start) / (num_batches * batch * len(games.rules.turns))
 
 
 def vector_figures(arguments: Arguments) -> list[Figure]:
     """Time what is neither model nor reward: drawing, prompting, checking, decoding, paying."""
     responses = 64 if arguments.short else 4096
     seconds: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    several: list[float] = []
     for _ in range(arguments.rounds):
         for batch in BATCHES:
             seconds[batch].append(response_seconds("imdb", batch, max(1, responses // batch)))
+        several.append(response_seconds("imdb", 256, max(1, responses // 768), rounds=ROUNDS))
     growth = median(large / small for small, large in zip(seconds[64], seconds[1024], strict=True))
     return [
         Figure(
@@ -172,7 +178,12 @@ def vector_figures(arguments: Arguments) -> list[Figure]:
             "<= 20" if batch == 256 else "",
         )
         for batch, each in seconds.items()
-    ] + [Figure("us/response at B = 1,024 to B = 64", growth, "x", "about 1: linear in B")]
+    ] + [
+        Figure(
+            f"vector_env, imdb, B = 256, {ROUNDS} rounds", median(several) * 1e6, "us/ask", "<= 40"
+        ),
+        Figure("us/response at B = 1,024 to B = 64", growth, "x", "about 1: linear in B"),
+    ]
 
 
 def memory_figures(arguments: Arguments) -> list[Figure]:

@@ -276,12 +276,6 @@ class Rules:
         task_rewards[:, answers] = score(self.reward, examples, texts).reshape(-1, len(answers))
         return task_rewards, share(task_rewards, self.reward_sharing, len(self.roles))
 
-    def earnings(self, task_rewards: Float64Array) -> Float64Array:
-        """Return (B, K, A) what each turn earns each agent, of their task rewards (B, K)."""
-        turns = np.eye(task_rewards.shape[1])
-        shares = [share(task_rewards * t, self.reward_sharing, len(self.roles)) for t in turns]
-        return np.stack(shares, axis=1)
-
 
 def as_response(action: object, agent: str, tokenizer: Tokenizer, max_new_tokens: int) -> Response:
     """Return the response that an action stands for.
@@ -370,6 +364,15 @@ def share(
     if sharing == "individual":
         return own
     return own + sharing * (total - own)
+
+
+def earnings(
+    task_rewards: Float64Array, sharing: RewardSharing, num_agents: int | None = None
+) -> Float64Array:
+    """Return (B, K, A) what each turn earns each agent: see `share`, which is their sum."""
+    turns = np.eye(task_rewards.shape[1])
+    shares = [share(task_rewards * turn, sharing, num_agents) for turn in turns]
+    return np.stack(shares, axis=1)
 
 
 def score(reward: Reward, examples: Sequence[Example], responses: Sequence[str]) -> Float64Array:

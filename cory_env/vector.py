@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 from gymnasium.utils import seeding
 
-from cory_env.game import GameState, expect_count
+from cory_env.game import GameState, earnings, expect_count
 from cory_env.options import GameOptions, check_options, make_rules
 from cory_env.task import Task
 from cory_env.types import Example, Float64Array, Response
@@ -32,10 +32,16 @@ class VectorEnv:
         roles: the role of each agent in these episodes.
         examples: (B,) what is asked.
         rows: which episodes are asked: all of them until the end.
+        ends_next: whether the responses to what is asked end all episodes.
         responses: for each agent that has answered, (B,) its latest responses.
         turn_rewards: after the end, (B, K) the task reward of each turn.
         task_rewards: after the end, for each agent (B,) its own, of its latest responses.
         rewards: after the end, for each agent (B,) what it is paid.
+        earned: after the end, (B, K, A) what each turn has earned each agent, in turn order.
+        gold: (B,) responses that are right; None where none is known.
+        max_new_tokens: longest response.
+        max_asks: how often an agent is asked in an episode.
+        reward_calls: responses that the reward scores in all episodes.
         np_random: draws the examples.
 
     Example:
@@ -75,6 +81,37 @@ class VectorEnv:
     def rows(self) -> range:
         """Which episodes are asked: all of them until the end."""
         return range(self.num_envs if self.agent_selection else 0)
+
+    @property
+    def ends_next(self) -> bool:
+        """Whether the responses to what is asked end all episodes."""
+        return bool(self.states) and len(self.states[0].responses) + 1 == len(self._turn_order)
+
+    @property
+    def earned(self) -> Float64Array:
+        """After the end, (B, K, A) what each turn has earned each agent, in turn order."""
+        return earnings(self.turn_rewards, self.rules.reward_sharing, len(self.rules.roles))
+
+    @property
+    def gold(self) -> list[str | None]:
+        """(B,) responses that are right; None where none is known."""
+        return [self.rules.task.worked_answer(example) for example in self.examples]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest response."""
+        return self.rules.max_new_tokens
+
+    @property
+    def max_asks(self) -> int:
+        """How often an agent is asked in an episode."""
+        return self.rules.rounds
+
+    @property
+    def reward_calls(self) -> int:
+        """Responses that the reward scores in all episodes, those of verdicts included."""
+        answers = sum(map(self.rules.is_answer, range(len(self.rules.turns))))
+        return self.num_envs * (answers + (answers - 1 if self.rules.judges else 0))
 
     @property
     def examples(self) -> list[Example]:

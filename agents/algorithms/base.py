@@ -191,19 +191,31 @@ class Algorithm(ABC):
         """Return what is logged and what is learnt of each turn, in turn order; no gradient.
 
         Turns are taken from the last to the first, so that what an agent's successor is worth may
-        stand for what it will earn.
+        stand for what it will earn. All turns of a role are one trajectory: what the next one is
+        worth comes on top of what is earned at the end of the one before.
 
         Args:
             rollout: of this process's rows.
             explored: what `explore` returned.
+
+        Raises:
+            ValueError: if some episodes are asked less often than others, and that cannot be learnt
+                from.
         """
+        if not all(bool(turn.tokens.response_mask.any(1).all()) for turn in rollout.turns):
+            self._check_uneven()
         prepared: list[Prepared] = []  # the last turn first
+        worth: dict[str, Tensor] = {}  # of each role's next turn, (B,)
         for seat in reversed(range(len(rollout.turns))):
             turn = rollout.turns[seat]
-            later = self._later(turn, prepared[-1] if prepared else None)
+            later = self._later(rollout, seat, prepared[-1] if prepared else None)
             rewards = self._scaled_rewards(turn, turn.rewards_now + later)
+            before = worth.get(turn.role)
+            if before is not None and self._goes_on(rollout, seat):
+                rewards = rewards + before
             cap, found = self.config.importance_cap, explored.turns[seat] if explored else None
             prepared.append(self._prepare_turn(rollout, seat, rewards, cap, found))
+            worth[turn.role] = self._worth(turn, prepared[-1].scored, before)
         learnt = self._whitened(prepared)[::-1]
         return with_revisions(rollout, learnt, self.config, list(self.policies))
 
@@ -328,9 +340,46 @@ class Algorithm(ABC):
         ids, mask = self.policies[turn.policy].encode(rollout.turns[0].prompts, length)
         return replace(turn.tokens, prompt_ids=ids, prompt_mask=mask)
 
-    def _later(self, turn: Turn, following: Prepared | None) -> Tensor:
-        """Return (B,) what stands for the rewards that later turns decide."""
-        return turn.rewards_later
+    def _later(self, rollout: Rollout, seat: int, following: Prepared | None) -> Tensor:
+        """Return (B,) what stands for the rewards that later turns decide.
+
+        Args:
+            rollout: of the turn.
+            seat: the turn.
+            following: the turn after it; None after the last.
+        """
+        return rollout.turns[seat].rewards_later
+
+    def _goes_on(self, rollout: Rollout, seat: int) -> bool:
+        """Return whether what a role's next turn is worth is added to what a turn earns."""
+        return True
+
+    def _continuation(self, scored: ScoredTurn) -> Tensor:
+        """Return (B,) what the first state of a turn is worth to the turn of the role before it."""
+        return scored.returns[:, 0]
+
+    def _worth(self, turn: Turn, scored: ScoredTurn, following: Tensor | None) -> Tensor:
+        """Return (B,) what a turn is worth at the end of the one of the role before it.
+
+        Args:
+            turn: the turn. Where it was not made, what follows it is worth as much.
+            scored: the same.
+            following: (B,) of the role's next turn; None for none.
+        """
+        worth = self._continuation(scored)
+        if self.config.kl == "exact":  # of the first state, which no action of the turn pays for
+            worth = worth - self.controllers[turn.policy].coef * scored.kls[:, 0]
+        otherwise = torch.zeros_like(worth) if following is None else following
+        return torch.where(scored.mask.any(1), self.config.gamma * worth, otherwise)
+
+    def _check_uneven(self) -> None:
+        """Check that episodes may be asked less often than others: that nothing is compared."""
+        if self.config.group_size > 1:
+            raise ValueError(
+                f"Expected all episodes of a group to be asked alike with group_size "
+                f"{self.config.group_size}, got some that end earlier: pass --group-size 1, or an "
+                "--algorithm with a critic, such as mappo."
+            )
 
     def _scaled_rewards(self, turn: Turn, rewards: Tensor) -> Tensor:
         """Scale by the moments of what the policy was paid so far, if configured."""

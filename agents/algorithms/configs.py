@@ -110,6 +110,12 @@ class VineConfig(AlgorithmConfig):
     def check(self, run: RunConfig) -> None:
         """Check that branches are worth what their states are."""
         super().check(run)
+        if run.rounds > 1:
+            raise ValueError(
+                f"Expected one round with algorithm {run.algorithm}, whose branches know rewards "
+                f"and not the KL of a policy's later turns, got {run.rounds}: pass another "
+                "--algorithm, such as mappo."
+            )
         Segments.parse(self.segment)
         for name, value in (("gamma", 1.0), ("credit", "causal"), ("practice", "own")):
             if (got := getattr(self, name)) != value:

@@ -158,8 +158,9 @@ class Imitation(Likelihood):
         """Yield what may be imitated of this process's rows of a turn."""
         turn = rollout.turns[seat]
         good = self._good(turn.task_rewards)
+        made = turn.tokens.response_mask.any(1)
         ended = self._ended(turn) | torch.tensor(not self.config.finished, device=good.device)
-        wanted = self.wanted(good, ended).tolist()
+        wanted = (self.wanted(good, ended) & made).tolist()
         policy = self.policies[turn.policy].labelled("")
         labels = [self.label(is_good) for is_good in good.tolist()]
         versions: list[list[Item]] = []
@@ -168,7 +169,7 @@ class Imitation(Likelihood):
             ids, mask = policy.encode(asked, turn.tokens.response_ids.shape[1])
             versions.append(items_of(replace(turn.tokens, prompt_ids=ids, prompt_mask=mask)))
         rows = zip(rollout.queries, zip(*versions, strict=True), good.tolist(), wanted, strict=True)
-        yield from (Kept(*row) for row in rows)
+        yield from (Kept(*row) for row, kept in zip(rows, made.tolist(), strict=True) if kept)
 
     def _prompts(self, rollout: Rollout, seat: int) -> Iterator[list[str]]:
         """Yield the prompts behind which the responses of a turn are imitated."""
@@ -189,7 +190,7 @@ class Imitation(Likelihood):
     def _ended(self, turn: Turn) -> Tensor:
         """Return (B,) bool: which responses have ended by themselves."""
         tokens = turn.tokens
-        last = tokens.response_mask.sum(1, keepdim=True) - 1
+        last = (tokens.response_mask.sum(1, keepdim=True) - 1).clamp(min=0)
         stop_ids = self.policies[turn.policy].backbone.stop_ids
         return torch.isin(tokens.response_ids.gather(1, last)[:, 0], stop_ids)
 

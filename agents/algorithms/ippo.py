@@ -20,7 +20,7 @@ from agents.maths.moments import Moments
 from agents.models.backbone import Backbone
 from agents.policies.base import Scores
 from agents.policies.llm import response_hidden
-from agents.types import Explored, Prepared, Rollout, TokenBatch, TrainBatch, Turn
+from agents.types import Explored, Prepared, Rollout, ScoredTurn, TokenBatch, TrainBatch
 from cory_env.tokenization import TransformersCodec
 
 
@@ -80,10 +80,31 @@ class IPPO(Algorithm):
         )
         return self.config.value_coef * (errors * batch.response_mask).sum() / totals.tokens
 
-    def _later(self, turn: Turn, following: Prepared | None) -> Tensor:
-        if self.config.handover == "value" and following:
+    def _hands_over(self, rollout: Rollout, seat: int) -> bool:
+        """Return whether the value of the next turn, another role's, stands for all that comes."""
+        roles = [turn.role for turn in rollout.turns[seat : seat + 2]]
+        return self.config.handover == "value" and len(set(roles)) == 2
+
+    def _later(self, rollout: Rollout, seat: int, following: Prepared | None) -> Tensor:
+        if following and self._hands_over(rollout, seat):
             return self.config.gamma * following.scored.baselines[:, 0]
-        return super()._later(turn, following)
+        return super()._later(rollout, seat, following)
+
+    def _goes_on(self, rollout: Rollout, seat: int) -> bool:
+        return not self._hands_over(rollout, seat)
+
+    def _check_uneven(self) -> None:
+        super()._check_uneven()
+        if self.config.handover == "value":
+            raise ValueError(
+                "Expected handover sampled where some episodes end earlier than others (there is "
+                "not always a next turn), got value: pass --handover sampled."
+            )
+
+    def _continuation(self, scored: ScoredTurn) -> Tensor:
+        # Of A_T = r_T + γ V' − V_T + γλ A', what comes after r_T: the λ-return of the next turn.
+        lam = self.config.gae_lambda
+        return (1 - lam) * scored.baselines[:, 0] + lam * scored.returns[:, 0]
 
     def _reads_its_own_turn(self, seat: int) -> bool:
         """Return whether the critic reads what the policy reads, and nothing else."""

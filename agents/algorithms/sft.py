@@ -39,4 +39,5 @@ class SFT(Likelihood):
             for asked, text in zip(items_of(nothing), rollout.gold, strict=True)
         ]
         pad = int(policy.backbone.tokenizer.pad_token_id)  # type: ignore[arg-type]
-        return token_batch(items, pad, policy.backbone.device)
+        asked = turn.tokens.response_mask.any(1)
+        return token_batch(items, pad, policy.backbone.device).counting(asked)

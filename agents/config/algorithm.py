@@ -113,13 +113,15 @@ class AlgorithmConfig(LearningConfig):
         if self.distill_coef and (
             run.verdict == "none"
             or run.observers != 1
+            or run.rounds != 1
             or not run.knowledge_transfer
             or len(set(run.models)) > 1
         ):
             raise ValueError(
                 "Expected distill_coef with a verdict that one observer of the same base model is "
-                f"told, got {self.distill_coef:g} with verdict {run.verdict}, {run.observers} "
-                f"observers and model {run.model}: pass --verdict wrong, or leave it out."
+                f"told in a single round, got {self.distill_coef:g} with verdict {run.verdict}, "
+                f"{run.observers} observers, {run.rounds} rounds and model {run.model}: pass "
+                "--verdict wrong, or leave it out."
             )
 
 

@@ -105,10 +105,13 @@ class Game(Options):
     reward_label: str = ""
     """Name or index of the label of a sequence classifier whose logit is the reward; empty for its
     only one, or the second of two."""
+    rounds: Annotated[int, AtLeast(1)] = 1
+    """How often every role answers; in later rounds each has read all earlier responses; >= 1."""
     reward_sharing: str = "collective"
-    """`collective` (sum), `mean`, `individual`, or a number c: own + c times the others'."""
+    """`collective` (sum), `mean`, `individual`, `last` (that of the last response), or a number c:
+    own + c times the others'."""
     knowledge_transfer: bool = True
-    """Whether observers read the earlier responses."""
+    """Whether agents read the earlier responses of others."""
     solo_share: Annotated[float, Between(0, 1)] = 0.0
     """Share of the queries in training, drawn anew each, of which observers read the query alone;
     in [0, 1]."""

@@ -70,7 +70,7 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What one policy answered in one seat: S responses to each of N queries."""
+    """What one policy answered in one turn: S responses to each of N queries."""
 
     texts: list[list[str]]
     """(S, N)"""
@@ -123,15 +123,17 @@ def collect_answers(
         decoding: how to draw responses, and how many.
 
     Returns:
-        A answers, one for each seat.
+        Answers, one for each turn: a team of all roles has as many rounds as the run.
     """
+    rounds = config.rounds if len(team) == config.observers + 1 else 1
     asked = list(examples) * decoding.count
     generator = torch.Generator().manual_seed(decoding.seed)
     limit = config.max_new_tokens or task.max_new_tokens
-    uniforms = [draw_uniforms(len(asked), limit, generator) for _ in team]
+    uniforms = [draw_uniforms(len(asked), rounds * limit, generator) for _ in team]
     # Prompts of about one length go together: padding is work, too.
     order = sorted(range(len(asked)), key=lambda i: len(asked[i].query))
-    answers = [Answers.empty(decoding.count, len(examples)) for _ in team]
+    everybody = list(team) * rounds
+    answers = [Answers.empty(decoding.count, len(examples)) for _ in everybody]
     for start in range(0, len(order), decoding.batch_size):
         places = order[start : start + decoding.batch_size]
         games = build_games(
@@ -141,6 +143,7 @@ def collect_answers(
             team[0].backbone,
             num_envs=len(places),
             observers=len(team) - 1,
+            rounds=rounds,
         )
         turns = collect(
             games,
@@ -149,6 +152,6 @@ def collect_answers(
             examples=[asked[i] for i in places],
             greedy=decoding.greedy,
         ).turns
-        for policy, turn, answer in zip(team, turns, answers, strict=True):
+        for policy, turn, answer in zip(everybody, turns, answers, strict=True):
             answer.put(places, turn, policy)
     return answers

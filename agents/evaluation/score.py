@@ -67,11 +67,12 @@ def evaluate_policies(
         for names, team, mean in teams:
             seats = answers(team, decoding=decoding)
             best = answers(team, decoding=one) if decoding.greedy_too else None
-            assigned += _team_rewards(seats)
-            for seat in range(min(1, len(team) - 1), len(team)):
-                row = _row(_row_name(names, seat), seats[seat], config.algorithm_config.kl_coef)
+            assigned += _team_rewards(seats) if len(team) > 1 else []
+            order = names * (len(seats) // len(team))
+            for seat in range(min(1, len(team) - 1), len(seats)):
+                row = _row(_row_name(order, seat), seats[seat], config.algorithm_config.kl_coef)
                 if seat:
-                    row["gap"] = _gap(seats[seat], names[seat], rows, counted)
+                    row["gap"] = _gap(seats[seat], order[seat], rows, counted)
                 if best:
                     row["greedy"] = bootstrap_interval(best[seat].rewards[0])
                 rows.append(_with_rank(row, mean))
@@ -83,9 +84,7 @@ def evaluate_policies(
 
 
 def _team_rewards(seats: Sequence[Answers]) -> list[Float64Array]:
-    """Return (N,) mean rewards of all seats of a team by query; nothing of a policy alone."""
-    if len(seats) == 1:
-        return []
+    """Return (N,) mean rewards of all turns of a team by query."""
     return [np.mean([answers.rewards.mean(0) for answers in seats], axis=0)]
 
 

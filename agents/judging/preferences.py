@@ -51,7 +51,7 @@ def draw_pairs(
             own = examples[place :: len(parts.policies)]
             if own:
                 decoding = Decoding(samples=2, seed=seed + place)
-                [answers] = collect_answers(config, [policy], task, parts.reward, own, decoding)
+                answers, *_ = collect_answers(config, [policy], task, parts.reward, own, decoding)
                 pairs += map(Pair, own, *answers.texts)
     sides = generator.random(len(pairs)) < 0.5
     pairs = [

@@ -59,7 +59,7 @@ class Critic(nn.Module):
 
         Args:
             width: D of the features.
-            num_seats: A, roles in the game.
+            num_seats: turns of an episode.
             max_new_tokens: T.
             seed: of the initial weights.
             body: whose hidden states the features are; None for those of the reference.

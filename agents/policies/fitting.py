@@ -27,10 +27,11 @@ def check_prompts(
     Raises:
         ValueError: if one does not; it says what would help.
     """
-    for turn, role in enumerate(rules.roles):
-        verdict = "" if rules.verdict == "none" else rules.task.verdict(0.0)
+    agents = rules.agents * rules.rounds
+    verdict = rules.task.verdict(0.0) if rules.judges else ""
+    for turn, role in enumerate(rules.turns):
         earlier = (Response(_full_response(rules, examples), (), False, verdict),) * turn
-        prompts = [rules.prompt(GameState(e, rules.agents, earlier)) for e in examples]
+        prompts = [rules.prompt(GameState(e, agents, earlier)) for e in examples]
         longest = sorted(prompts, key=len)[-_LONGEST:]
         try:
             for prompt in longest:
@@ -42,8 +43,8 @@ def check_prompts(
                 raise
             raise ValueError(
                 f"{error} That is {role} behind {turn} responses of max_new_tokens="
-                f"{rules.max_new_tokens}: pass a lower --max-new-tokens, fewer --observers, or "
-                "--no-knowledge-transfer."
+                f"{rules.max_new_tokens}: pass a lower --max-new-tokens, fewer --observers or "
+                "--rounds, or --no-knowledge-transfer."
             ) from error
 
 

@@ -262,6 +262,11 @@ def _curves(rows: Sequence[MetricRow], names: Sequence[str], stage: Stage) -> li
     )
     sections = [
         _Section(title="Training", note=_reading(rows, names), panels=[*main, plane], small=False),
+        _Section(
+            title="By round",
+            note="What a policy's responses earn in each round, before any penalty.",
+            panels=_rounds(rows, names, colours, stage),
+        ),
         _Section(title="Signs of collapse", panels=collapse),
         _Section(title="Optimisation", panels=optimiser, folded=True),
         _Section(
@@ -271,6 +276,20 @@ def _curves(rows: Sequence[MetricRow], names: Sequence[str], stage: Stage) -> li
         ),
     ]
     return [section for section in sections if section.panels]
+
+
+def _rounds(
+    rows: Sequence[MetricRow], names: Sequence[str], colours: Mapping[str, int], stage: Stage
+) -> list[Panel]:
+    """What is earned in each round, if there are several."""
+    panels: list[Panel] = []
+    while _known(rows, names, metric := f"task_reward_{len(panels) + 1}"):
+        title, curves = (
+            f"Task reward, round {len(panels) + 1}",
+            metric_curves(rows, metric, colours),
+        )
+        panels.append(curve_panel(title, "", curves, key=metric, stage=stage, small=True))
+    return panels
 
 
 def _reading(rows: Sequence[MetricRow], names: Sequence[str]) -> str:

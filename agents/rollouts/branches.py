@@ -19,9 +19,8 @@ from agents.ledger import Ledger
 from agents.policies.base import Generated, Policy
 from agents.policies.prefixes import Prefixes
 from agents.rollouts.collect import read_responses
-from agents.rollouts.credit import shares_from
 from agents.types import Branches, Generation, Prefix, Rollout
-from cory_env.game import GameState, Rules
+from cory_env.game import GameState, Rules, earnings
 from cory_env.types import Float64Array
 
 _ANSWERS, _BRANCHES, _OTHERS = 3, 4, 5
@@ -150,7 +149,7 @@ class BranchSampler:
             rests = unpadded(tokens.response_ids, tokens.response_mask)
             for i, rest in zip(block, rests, strict=bool(block)):
                 before[asked[i]] += rest
-        said = read_responses(self._rules, self._policies[seat], turn.role, before)
+        said = read_responses(self._rules.max_new_tokens, self._policies[seat], turn.role, before)
         if self._rules.verdict != "none" and seat + 1 < len(self._policies):
             self._ledger.add(reward_calls=len(said))
         return self._rules.respond_all(states, said) if said else []
@@ -211,14 +210,20 @@ class BranchSampler:
     def _paid(
         self, lines: Sequence[Prefix], states: Sequence[GameState]
     ) -> tuple[Float64Array, Float64Array]:
-        """Return (N, A) task rewards, and shares of those from each state's turn on."""
+        """Return (N, A) task rewards, and shares of those from each state's turn on.
+
+        Both are by turn: where agents take several, A counts turns.
+        """
         if not lines:
             return np.zeros((0, len(self._policies))), np.zeros((0, len(self._policies)))
         task_rewards, _ = self._rules.payoffs(states)
         self._ledger.add(reward_calls=task_rewards.size)
         rewards = np.empty_like(task_rewards)
+        agents = len(self._rules.roles)
+        earned = earnings(task_rewards, self._rules.reward_sharing, agents)
+        places = np.arange(len(self._policies)) % agents
         seats = np.array([line.seat for line in lines])
         for seat in range(len(self._policies)):
             at = seats == seat
-            rewards[at] = shares_from(task_rewards[at], seat, self._rules.reward_sharing)
+            rewards[at] = earned[at, seat:].sum(axis=1)[:, places]
         return task_rewards, rewards

@@ -1,4 +1,4 @@
-"""Collect episodes: one `generate` call per role, the reward called once for the whole batch."""
+"""Collect episodes: one `generate` call per ask, the reward called once for the whole batch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.engines.base import Engine, unpadded
@@ -15,26 +16,38 @@ from agents.engines.builtin import BuiltinEngine
 from agents.ledger import Ledger
 from agents.policies.base import Policy
 from agents.rollouts.credit import split_credit
+from agents.rollouts.games import Game
 from agents.types import Generation, Rollout, Turn
 from cory_env import Example
-from cory_env.game import Rules
+from cory_env.game import as_response
 from cory_env.task import Task
 from cory_env.tokenization import load_tokenizer
 from cory_env.types import Response
-from cory_env.vector import VectorEnv
+
+
+class Ask(NamedTuple):
+    """One ask, in B episodes."""
+
+    role: str
+    prompts: list[str]
+    """(B,) one of the others' where it was not made."""
+    tokens: Generation
+    """(B, …) no token counts where it was not made."""
+    texts: list[str]
+    """(B,) the responses; empty where it was not made."""
 
 
 class Asked(NamedTuple):
-    """Episodes whose last responses have been given, and not yet paid for."""
+    """Episodes whose last responses have been given, and perhaps not yet paid for."""
 
-    played: list[tuple[str, list[str], Generation]]
-    """Role, prompts and responses of each turn."""
-    last: list[Response]
-    """(B,) of the last turn, which the games have not seen."""
+    played: list[Ask]
+    """In order."""
+    last: list[Response] | None
+    """(B,) of the last turn, which the games have not seen; None if they have ended."""
 
 
 def collect(
-    games: VectorEnv,
+    games: Game,
     policies: Mapping[str, Policy],
     uniforms: Mapping[str, Tensor],
     *,
@@ -51,12 +64,13 @@ def collect(
         games: B episodes. Where a policy's tokenizer is not theirs, only its text crosses to the
             others.
         policies: who plays each role.
-        uniforms: the randomness of each role's responses, (B, T) from `draw_uniforms`.
+        uniforms: the randomness of each role's responses, (B, M·T) from `draw_uniforms`, with M the
+            `max_asks` of the games.
         engine: what generates; None for the policies themselves.
         ledger: of the costs; None if nobody counts them.
         examples: (B,) what to ask; None to draw from the task.
         isolated: (B,) where observers read the query alone; None for nowhere.
-        causal_credit: leave out of an agent's reward what was decided before its turn.
+        causal_credit: leave out of an agent's reward what was decided before its first turn.
         greedy: take the most probable tokens.
     """
     asked = ask(
@@ -73,7 +87,7 @@ def collect(
 
 
 def ask(
-    games: VectorEnv,
+    games: Game,
     policies: Mapping[str, Policy],
     uniforms: Mapping[str, Tensor],
     *,
@@ -82,29 +96,72 @@ def ask(
     isolated: Sequence[bool] | None = None,
     greedy: bool = False,
 ) -> Asked:
-    """Ask each role in turn; no reward is asked yet. See `collect`."""
+    """Ask each role in turn, up to responses that will end all episodes. See `collect`."""
     engine = engine or BuiltinEngine()
     prompts = games.reset(examples=examples, isolated=isolated)
-    played: list[tuple[str, list[str], Generation]] = []
+    times = {role: np.zeros(games.num_envs, dtype=int) for role in games.agents}
+    played: list[Ask] = []
     while (role := games.agent_selection) is not None:
+        rows = list(games.rows)
         generated = engine.generate(
             policies[role],
             prompts,
-            max_new_tokens=games.rules.max_new_tokens,
-            uniforms=uniforms[role],
+            max_new_tokens=games.max_new_tokens,
+            uniforms=_drawn(uniforms[role], rows, times[role], games.max_new_tokens),
             greedy=greedy,
         )
-        played.append((role, prompts, generated.tokens))
+        times[role][rows] += 1
         ids = unpadded(generated.tokens.response_ids, generated.tokens.response_mask)
-        said = read_responses(games.rules, policies[role], role, ids)
-        if len(played) == len(games.agents):
+        said = read_responses(games.max_new_tokens, policies[role], role, ids)
+        ask = Ask(role, prompts, generated.tokens, [response.text for response in said])
+        played.append(_spread(ask, rows, games.num_envs))
+        if games.ends_next:
             return Asked(played, said)
         prompts = games.step(said)
-    raise AssertionError("games end with the last role")
+    return Asked(played, None)
+
+
+def _drawn(uniforms: Tensor, rows: list[int], times: NDArray[np.int_], length: int) -> Tensor:
+    """Return (N, T) the randomness of one ask: each row has its own for every time.
+
+    Args:
+        uniforms: (B, M·T) of at most M asks.
+        rows: (N,) where it is made.
+        times: (B,) how often it was made before.
+        length: T.
+
+    Raises:
+        ValueError: if an agent is asked more often than the game has said.
+    """
+    starts = torch.from_numpy(times[rows] * length)[:, None]
+    if int(starts.max()) + length > uniforms.shape[1]:
+        raise ValueError(
+            f"Expected an agent to be asked at most max_asks={uniforms.shape[1] // length} times "
+            "in an episode, got one more: let the game have a larger max_asks."
+        )
+    return uniforms[rows].gather(1, starts + torch.arange(length))
+
+
+def _spread(ask: Ask, rows: list[int], num_envs: int) -> Ask:
+    """Return an ask of some rows (N, …) as one of all (B, …), which no token of the others has."""
+    if len(rows) == num_envs:
+        return ask
+    places = dict(zip(rows, range(len(rows)), strict=True))
+    stand_in = [places.get(row, 0) for row in range(num_envs)]  # every batch has as many rows
+    made = torch.tensor([row in places for row in range(num_envs)])
+    device = ask.tokens.response_mask.device
+    tokens = ask.tokens.take(torch.tensor(stand_in, device=device)).counting(made.to(device))
+    log_probs = tokens.sampled_log_probs * tokens.response_mask
+    return Ask(
+        ask.role,
+        [ask.prompts[place] for place in stand_in],
+        replace(tokens, sampled_log_probs=log_probs),
+        [ask.texts[places[row]] if row in places else "" for row in range(num_envs)],
+    )
 
 
 def pay(
-    games: VectorEnv,
+    games: Game,
     names: Mapping[str, str],
     asked: Asked,
     *,
@@ -120,56 +177,55 @@ def pay(
         ledger: of the costs; None if nobody counts them.
         causal_credit: see `collect`.
     """
-    games.step(asked.last)
+    if asked.last is not None:
+        games.step(asked.last)
     if ledger:
-        responses = len(asked.played) * games.num_envs
-        judged = responses - games.num_envs if games.rules.verdict != "none" else 0
-        lengths = sum(int(tokens.response_mask.sum()) for _, _, tokens in asked.played)
-        ledger.add(responses=responses, tokens=lengths, reward_calls=responses + judged)
+        masks = [ask.tokens.response_mask for ask in asked.played]
+        responses = sum(int(mask.any(1).sum()) for mask in masks)
+        tokens = sum(int(mask.sum()) for mask in masks)
+        ledger.add(responses=responses, tokens=tokens, reward_calls=games.reward_calls)
     return Rollout(
         turns=tuple(_paid_turns(games, names, asked.played, causal_credit)),
         states=games.states,
-        gold=[games.rules.task.worked_answer(example) for example in games.examples],
+        gold=games.gold,
     )
 
 
 def read_responses(
-    rules: Rules, policy: Policy, role: str, ids: Sequence[Sequence[int]]
+    max_new_tokens: int, policy: Policy, role: str, ids: Sequence[Sequence[int]]
 ) -> list[Response]:
-    """Return the responses that a policy's tokens (B,) stand for."""
-    # The game's own rules, read with the policy's tokenizer.
-    own = replace(rules, tokenizer=load_tokenizer(policy.backbone.tokenizer))  # type: ignore[arg-type]
-    return [own.response(row, role) for row in ids]
+    """Return the responses that a policy's tokens (B,) stand for, of a game of this limit."""
+    tokenizer = load_tokenizer(policy.backbone.tokenizer)  # type: ignore[arg-type]
+    return [as_response(row, role, tokenizer, max_new_tokens) for row in ids]
 
 
 def _paid_turns(
-    games: VectorEnv,
-    names: Mapping[str, str],
-    played: Sequence[tuple[str, list[str], Generation]],
-    causal_credit: bool,
+    games: Game, names: Mapping[str, str], played: Sequence[Ask], causal_credit: bool
 ) -> Iterator[Turn]:
     """Yield the turns of episodes that have ended, with what each agent earned.
 
     Args:
         games: the episodes.
         names: the policy of each role.
-        played: role, prompts and responses of each turn.
+        played: all asks.
         causal_credit: see `collect`.
     """
-    device = played[0][2].response_ids.device
-    rewards = np.stack([games.task_rewards[role] for role, _, _ in played], axis=1)
-    for seat, (role, prompts, tokens) in enumerate(played):
-        parts = split_credit(rewards, seat, games.rules.reward_sharing, causal=causal_credit)
+    device = played[0].tokens.response_ids.device
+    asked = torch.stack([ask.tokens.response_mask.any(1) for ask in played], dim=1).cpu().numpy()
+    order = list(games.agents)
+    places = [order.index(ask.role) for ask in played]
+    for turn, ask in enumerate(played):
+        parts = split_credit(games.earned, places, turn, causal=causal_credit, asked=asked)
         now, later, own = (
             torch.tensor(part, dtype=torch.float32, device=device)
-            for part in (*parts, rewards[:, seat])
+            for part in (*parts, games.turn_rewards[:, turn])
         )
         yield Turn(
-            role=role,
-            policy=names[role],
-            prompts=prompts,
-            responses=[response.text for response in games.responses[role]],
-            tokens=tokens,
+            role=ask.role,
+            policy=names[ask.role],
+            prompts=ask.prompts,
+            responses=ask.texts,
+            tokens=ask.tokens,
             task_rewards=own,
             rewards_now=now,
             rewards_later=later,

@@ -1,48 +1,49 @@
-"""Credit: an agent's shared reward, split into the rewards of its own turn and of later turns.
+"""Credit: what asks have earned, as rewards at the ends of an agent's own asks.
 
-How rewards are shared is a rule of the game (`cory_env.game.share`).
+How rewards are shared is a rule of the game (`cory_env.game.earnings`).
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from cory_env.game import RewardSharing, share
+import numpy as np
+from numpy.typing import NDArray
+
 from cory_env.types import Float64Array
 
 
 def split_credit(
-    task_rewards: Float64Array, seat: int, sharing: RewardSharing, *, causal: bool
+    earned: Float64Array,
+    places: Sequence[int],
+    ask: int,
+    *,
+    causal: bool,
+    asked: NDArray[np.bool_] | None = None,
 ) -> tuple[Float64Array, Float64Array]:
-    """Split an agent's shared reward into the rewards of its own turn and of later turns.
+    """Return what the agent of an ask has earned by it, and after it before it is asked again.
 
-    The rewards of earlier turns are a constant of the state that the agent acts in. Leaving them
-    out keeps the expected gradient and lowers its variance.
+    The asks of one agent are one trajectory, and these are its rewards. What was earned before the
+    agent's first ask is a constant of the state that it acts in. Leaving that out keeps the
+    expected gradient and lowers its variance.
 
     Args:
-        task_rewards: (B, A) in turn order.
-        seat: the agent's place in turn order.
-        sharing: how rewards are shared.
-        causal: leave out the rewards of earlier turns, instead of adding them to those of its own.
+        earned: (B, K, A) what each ask has earned each agent.
+        places: (K,) the agent of each ask, in turn order.
+        ask: which one.
+        causal: leave out what was earned before an agent's first ask, instead of adding it there.
+        asked: (B, K) in which episodes each ask was made; None for all.
 
     Returns:
-        (B,) now and (B,) later; without `causal` their sum is the agent's whole shared reward.
+        (B,) now and (B,) later; 0 where the ask was not made. Without `causal` all parts of an
+        agent's asks add up to its whole reward.
     """
-    decided = np.zeros_like(task_rewards)
-    first = seat if causal else 0
-    decided[:, first : seat + 1] = task_rewards[:, first : seat + 1]
-    later = shares_from(task_rewards, seat + 1, sharing)
-    return share(decided, sharing)[:, seat], later[:, seat]
-
-
-def shares_from(task_rewards: Float64Array, seat: int, sharing: RewardSharing) -> Float64Array:
-    """Return (B, A) each agent's share of the task rewards of a turn and of those after it.
-
-    Args:
-        task_rewards: (B, A) in turn order.
-        seat: place of the turn.
-        sharing: how rewards are shared.
-    """
-    decided = np.zeros_like(task_rewards)
-    decided[:, seat:] = task_rewards[:, seat:]
-    return share(decided, sharing)
+    place = places[ask]
+    asked = np.ones(earned.shape[:2], dtype=bool) if asked is None else asked
+    own = asked & (np.array(places) == place)
+    mine = earned[:, :, place]
+    first = ~own[:, :ask].any(axis=1) & (not causal)
+    now = np.where(first, mine[:, : ask + 1].sum(axis=1), mine[:, ask])
+    waiting = ~np.logical_or.accumulate(own[:, ask + 1 :], axis=1)
+    later = (mine[:, ask + 1 :] * waiting).sum(axis=1)
+    return now * asked[:, ask], later * asked[:, ask]

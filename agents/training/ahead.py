@@ -41,7 +41,7 @@ class Order:
     examples: list[Example]
     """(B,) the queries."""
     uniforms: dict[str, Tensor]
-    """By role, (B, T): the randomness of the responses."""
+    """By role, (B, N·T): the randomness of the responses of N rounds."""
     weights: dict[str, Weights]
     """By policy, as whom it answers; empty where all answer as they are."""
     answers: Future[Asked] | None = None
@@ -123,7 +123,9 @@ def draw_order(
         queries=before,
         examples=_examples(rules.task, config, queries),
         uniforms={
-            role: draw_uniforms(config.batch_size, rules.max_new_tokens, generators[name])
+            role: draw_uniforms(
+                config.batch_size, rules.rounds * rules.max_new_tokens, generators[name]
+            )
             for role, name in seats.items()
         },
         weights={},

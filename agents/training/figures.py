@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from agents.algorithms.base import Algorithm
 from agents.distributed.world import World
@@ -69,8 +70,9 @@ class Figures:
         reward, length, kl, entropy, gap = means.tolist()
         texts = [text for ask in asks for text in rollout.turns[ask].responses]
         return {
-            "role": "+".join(rollout.turns[ask].role for ask in asks),
+            "role": "+".join(dict.fromkeys(rollout.turns[ask].role for ask in asks)),
             "task_reward": reward,
+            **self._by_round(rollout, asks),
             "kl": kl,
             "combined_reward": reward - self._algorithm.controllers[policy].coef * kl,
             "entropy": entropy / length,
@@ -79,6 +81,20 @@ class Figures:
             "sampler_gap": gap / length,
             "distinct_2": distinct_2(self._world.gather_list(texts)),
             **self._details.means(asks),
+        }
+
+    def _by_round(self, rollout: Rollout, asks: Sequence[int]) -> dict[str, float]:
+        """Return the mean task reward of each round, if there are several."""
+        rounds: dict[int, list[Tensor]] = {}
+        for ask in asks:
+            role = rollout.turns[ask].role
+            number = sum(turn.role == role for turn in rollout.turns[:ask])
+            rounds.setdefault(number, []).append(rollout.turns[ask].task_rewards)
+        if len(rounds) == 1:
+            return {}
+        return {
+            f"task_reward_{number + 1}": float(self._world.gather(torch.cat(rewards)).mean())
+            for number, rewards in rounds.items()
         }
 
     def _judged(self, prepared: Sequence[Prepared], asks: Sequence[int]) -> dict[str, float]:

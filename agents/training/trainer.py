@@ -203,7 +203,7 @@ class Trainer:
                 asked = order.answers.result()
             credit = self._causal_credit
             rollout = pay(self.games, order.seats, asked, ledger=self.ledger, causal_credit=credit)
-        self.details.note(len(order.seats))
+        self.details.note(self.games.rules)
         return rollout
 
     def _sync(self, order: Order) -> None:

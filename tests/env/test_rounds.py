@@ -5,7 +5,7 @@ import pytest
 
 import cory_env
 from cory_env import Example
-from cory_env.game import share
+from cory_env.game import earnings, share
 from cory_env.options import make_rules
 from cory_env.tasks.arithmetic import ArithmeticTask
 from cory_env.tasks.lesson import LessonTask
@@ -42,8 +42,7 @@ def prompts_of(rules, example, responses, **options):
 )
 def test_all_rounds_are_paid_as_they_are_shared(sharing, paid):
     assert share(OWN, sharing, 2).tolist() == [paid]
-    rules = make_rules("toy", rounds=3, reward_sharing=sharing)
-    earned = rules.earnings(OWN)
+    earned = earnings(OWN, sharing, 2)
     assert earned.shape == (1, 6, 2)
     assert earned.sum(1)[0].tolist() == pytest.approx(paid)
     for turn in range(6):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,10 +21,10 @@ from agents.algorithms.kl import KLController
 from agents.config.train import TrainConfig
 from agents.models.critic import Critic
 from agents.policies.llm import LLMPolicy
-from agents.rollouts.credit import shares_from, split_credit
+from agents.rollouts.credit import split_credit
 from agents.types import Branches, Generation, Prefix, Rollout, TrainBatch, Turn
 from cory_env import Example
-from cory_env.game import GameState, share
+from cory_env.game import GameState, earnings, share
 from cory_env.tasks.toy import ToyTask
 from cory_env.types import Response
 from tests.agents.fakes import (
@@ -48,8 +49,10 @@ class Enumeration:
         temperature: float = 1.0,
         length: int = LENGTH,
         solo: bool = False,
+        rounds: int = 1,
     ):
         self.length = length
+        self.turns = [seat for _ in range(rounds) for seat in range(agents)]
         names = tuple(f"llm_{i}" for i in range(agents))
         self.backbone = tiny_backbone(names=names, moved=0.15)
         self.task, self.sharing, self.agents = ToyTask(length=length, symbols=2), sharing, agents
@@ -60,35 +63,34 @@ class Enumeration:
         eos = int(self.backbone.tokenizer.eos_token_id)
         single = every_response(self.task.tokenizer.vocab_size, eos, length)
         texts = self.backbone.tokenizer.batch_decode(single, skip_special_tokens=True)
-        if agents == 1:
-            outcomes = [(i,) for i in range(len(single))]
-        else:
-            outcomes = [(i, j) for i in range(len(single)) for j in range(len(single))]
+        outcomes = list(product(range(len(single)), repeat=len(self.turns)))
         self.prompts = [[self.task.pioneer_prompt("ab")] * len(outcomes)]
-        if agents == 2:
-            self.prompts.append([self.task.observer_prompt("ab", [texts[i]]) for i, _ in outcomes])
-        self.texts = [[texts[o[seat]] for o in outcomes] for seat in range(agents)]
+        for turn in range(1, len(self.turns)):
+            heard = [[texts[i] for i in o[:turn]] for o in outcomes]
+            self.prompts.append([self.task.observer_prompt("ab", texts) for texts in heard])
+        self.texts = [[texts[o[turn]] for o in outcomes] for turn in range(len(self.turns))]
         self.tokens = [
-            token_batch(self.backbone, self.prompts[seat], [single[o[seat]] for o in outcomes])
-            for seat in range(agents)
+            token_batch(self.backbone, self.prompts[turn], [single[o[turn]] for o in outcomes])
+            for turn in range(len(self.turns))
         ]
         self.ref_hidden = [
             reference_hidden(
                 self.backbone,
                 token_batch(
                     self.backbone,
-                    self.prompts[0 if solo else seat],
-                    [single[o[seat]] for o in outcomes],
+                    self.prompts[0 if solo else turn],
+                    [single[o[turn]] for o in outcomes],
                 ),
             )
-            for seat in range(agents)
+            for turn in range(len(self.turns))
         ]
         self.task_rewards = np.stack([odd_reward(None, texts) for texts in self.texts], axis=1)
 
     def scores(self):
+        policies = list(self.policies.values())
         return [
-            policy.score(self.tokens[seat], self.ref_hidden[seat])
-            for seat, policy in enumerate(self.policies.values())
+            policies[seat].score(self.tokens[turn], self.ref_hidden[turn])
+            for turn, seat in enumerate(self.turns)
         ]
 
     def probabilities(self) -> torch.Tensor:
@@ -96,20 +98,23 @@ class Enumeration:
         return sum(s.log_probs.sum(1) for s in self.scores()).exp()
 
     def objective(self, seat: int) -> torch.Tensor:
-        paid = torch.tensor(share(self.task_rewards, self.sharing)[:, seat], dtype=torch.float32)
-        return (self.probabilities() * (paid - ETA * self.scores()[seat].kls.sum(1))).sum()
+        shares = share(self.task_rewards, self.sharing, self.agents)
+        paid = torch.tensor(shares[:, seat], dtype=torch.float32)
+        kls = sum(s.kls.sum(1) for s in self.scores()[seat :: self.agents])
+        return (self.probabilities() * (paid - ETA * kls)).sum()
 
     def rollout(self, causal: bool) -> Rollout:
         turns = []
-        for seat, name in enumerate(self.policies):
-            now, later = split_credit(self.task_rewards, seat, self.sharing, causal=causal)
-            tokens = self.tokens[seat]
+        earned = earnings(self.task_rewards, self.sharing, self.agents)
+        for turn, seat in enumerate(self.turns):
+            now, later = split_credit(earned, self.turns, turn, causal=causal)
+            tokens = self.tokens[turn]
             turns.append(
                 Turn(
                     role=f"seat_{seat}",
-                    policy=name,
-                    prompts=self.prompts[seat],
-                    responses=self.texts[seat],
+                    policy=list(self.policies)[seat],
+                    prompts=self.prompts[turn],
+                    responses=self.texts[turn],
                     tokens=Generation(
                         **{
                             f: getattr(tokens, f)
@@ -117,7 +122,7 @@ class Enumeration:
                         },
                         sampled_log_probs=torch.zeros(tokens.response_ids.shape),
                     ),
-                    task_rewards=torch.tensor(self.task_rewards[:, seat]),
+                    task_rewards=torch.tensor(self.task_rewards[:, turn]),
                     rewards_now=torch.tensor(now, dtype=torch.float32),
                     rewards_later=torch.tensor(later, dtype=torch.float32),
                 )
@@ -125,7 +130,7 @@ class Enumeration:
         states = [
             GameState(
                 Example("ab", None),
-                tuple(f"seat_{seat}" for seat in range(self.agents)),
+                tuple(f"seat_{seat}" for seat in self.turns),
                 tuple(Response(said[row], (), truncated=False) for said in self.texts),
             )
             for row in range(len(self.task_rewards))
@@ -145,7 +150,7 @@ class Enumeration:
         critics = {}
         if kind.critic is not None:
             critics = {
-                name: Critic(64, self.agents, self.length, seed=3, name=f"critic_{name}")
+                name: Critic(64, len(self.turns), self.length, seed=3, name=f"critic_{name}")
                 for name in self.policies
             }
         for critic in critics.values():
@@ -160,8 +165,12 @@ class Enumeration:
         name = list(self.policies)[seat]
         rollout = self.rollout(learner.config.credit == "causal")
         explored = learner.explore(rollout, ExactSampler(self))
-        batch = learner.prepare(rollout, explored)[seat].batch
-        return self.gradient(learner, name, batch, self.probabilities().detach())
+        prepared = learner.prepare(rollout, explored)
+        chances = self.probabilities().detach()
+        return sum(
+            self.gradient(learner, name, prepared[turn].batch, chances)
+            for turn in range(seat, len(self.turns), self.agents)
+        )
 
     def gradient(
         self, learner: Algorithm, name: str, batch: TrainBatch, probabilities: torch.Tensor
@@ -190,7 +199,7 @@ class ExactSampler:
             tokens.response_ids.masked_fill(~tokens.response_mask, -1) for tokens in game.tokens
         ]
         self.shares = [
-            torch.tensor(shares_from(game.task_rewards, seat, game.sharing))
+            torch.tensor(earnings(game.task_rewards, game.sharing)[:, seat:].sum(1))
             for seat in range(game.agents)
         ]
 
@@ -308,6 +317,38 @@ def test_the_gradient_is_exact_before_anybody_has_moved_and_without_a_group(algo
     game = Enumeration(2)
     found = game.expected_gradient(algorithm, seat)
     assert relative_error(found, game.exact_gradient(seat)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "credit", "kl"),
+    [
+        ("mappo", "causal", "exact"),
+        ("mappo", "shared", "k1"),
+        ("ippo", "causal", "k1"),
+        ("reinforce++", "shared", "exact"),
+        ("rloo", "causal", "exact"),
+    ],
+)
+def test_expected_gradient_of_two_rounds_is_exact(algorithm, credit, kl):
+    game = Enumeration(2, length=1, rounds=2)
+    for seat in (0, 1):
+        found = game.expected_gradient(algorithm, seat, credit=credit, kl=kl)
+        assert relative_error(found, game.exact_gradient(seat)) < 1e-3
+
+
+@pytest.mark.parametrize("sharing", ["last", -0.5])
+def test_expected_gradient_of_two_rounds_is_exact_however_rewards_are_shared(sharing):
+    game = Enumeration(2, length=1, rounds=2, sharing=sharing)
+    for seat in (0, 1):
+        found = game.expected_gradient("mappo", seat, reward_sharing=str(sharing))
+        assert relative_error(found, game.exact_gradient(seat)) < 1e-3
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce++"])
+def test_expected_gradient_of_an_agent_that_answers_three_times_is_exact(algorithm):
+    game = Enumeration(1, length=1, rounds=3)
+    found = game.expected_gradient(algorithm, 0)
+    assert relative_error(found, game.exact_gradient(0)) < 1e-3
 
 
 def pairs_of_one_agent(game: Enumeration, algorithm: str, **options) -> torch.Tensor:

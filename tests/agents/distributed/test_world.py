@@ -51,6 +51,7 @@ CASES = {
     },
     "step_dpo": {"algorithm": "step_dpo"},
     "ahead": {"rollout_ahead": 1, "learning_rate": 0.01},
+    "rounds": {"rounds": 2, "reward_sharing": "last", "swap_every": 1},
     "three": {"observers": 2, "algorithm": "reinforce++"},
 }
 

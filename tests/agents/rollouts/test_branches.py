@@ -17,9 +17,10 @@ from agents.policies.llm import LLMPolicy
 from agents.policies.sampling import draw_uniforms
 from agents.rollouts.branches import BranchSampler
 from agents.rollouts.collect import collect
-from agents.rollouts.credit import shares_from, split_credit
+from agents.rollouts.credit import split_credit
 from agents.types import Prefix, Rollout
 from cory_env import RewardError
+from cory_env.game import earnings
 from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import odd_reward, tiny_backbone
 
@@ -99,20 +100,22 @@ def test_branches_are_replays_of_the_game_with_their_own_randomness(game):
             key = (4, prefix.row, prefix.seat, prefix.cut, number)
             expected = game.replayed(prefix, sampler._uniforms([key], 3)[0])
             np.testing.assert_allclose(found.task_rewards[p, number], expected, rtol=1e-6)
-            for agent in range(3):
-                now, later = split_credit(expected[None], prefix.seat, 0.5, causal=True)
-                if agent == prefix.seat:
-                    assert float(found.rewards[p, number, agent]) == pytest.approx(now + later)
+            earned = earnings(expected[None], 0.5)
+            now, later = split_credit(earned, range(3), prefix.seat, causal=True)
+            assert float(found.rewards[p, number, prefix.seat]) == pytest.approx(now + later)
         kinds.add((prefix.seat, prefix.cut == game.lengths[prefix.seat][prefix.row]))
     assert len(kinds) == 6, "no state is inside, or at the end, of some turn"
 
 
 def test_what_an_agent_has_of_the_turns_from_a_state_on_by_hand():
     rewards = np.array([[1.0, 20.0, 300.0]])
-    assert shares_from(rewards, 1, "collective").tolist() == [[320, 320, 320]]
-    assert shares_from(rewards, 1, "individual").tolist() == [[0, 20, 300]]
-    assert shares_from(rewards, 2, 0.5).tolist() == [[150, 150, 300]]
-    assert shares_from(rewards, 3, "mean").tolist() == [[0, 0, 0]]
+    for seat, sharing, expected in (
+        (1, "collective", [320, 320, 320]),
+        (1, "individual", [0, 20, 300]),
+        (2, 0.5, [150, 150, 300]),
+        (3, "mean", [0, 0, 0]),
+    ):
+        assert earnings(rewards, sharing)[:, seat:].sum(1).tolist() == [expected]
 
 
 def test_what_was_said_before_a_state_stays_as_it_was(game):

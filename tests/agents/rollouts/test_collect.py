@@ -11,7 +11,7 @@ from agents.policies.llm import LLMPolicy
 from agents.policies.sampling import draw_uniforms
 from agents.rollouts.collect import collect
 from agents.rollouts.credit import split_credit
-from cory_env.game import share
+from cory_env.game import earnings, share
 from cory_env.tasks.toy import ToyTask
 from tests.agents.fakes import tiny_backbone
 
@@ -33,14 +33,14 @@ REWARDS = np.array([[1.0, 20.0, 300.0]])
     ],
 )
 def test_credit_by_hand(seat, causal, sharing, now, later):
-    found = split_credit(REWARDS, seat, sharing, causal=causal)
+    found = split_credit(earnings(REWARDS, sharing), range(3), seat, causal=causal)
     assert [float(part[0]) for part in found] == pytest.approx([now, later])
 
 
 @pytest.mark.parametrize("sharing", ["collective", "mean", "individual", 0.3])
 def test_shared_credit_is_what_the_environment_pays(sharing):
     for seat in range(3):
-        now, later = split_credit(REWARDS, seat, sharing, causal=False)
+        now, later = split_credit(earnings(REWARDS, sharing), range(3), seat, causal=False)
         assert now + later == pytest.approx(share(REWARDS, sharing)[:, seat])
 
 

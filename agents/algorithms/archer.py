@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from agents.algorithms.base import Algorithm, Sampler
+from agents.algorithms.base import Algorithm, Sampler, whiten_turns
 from agents.algorithms.configs import ArcherConfig
 from agents.algorithms.episodes import Episodes
 from agents.algorithms.likelihood import scored
@@ -110,12 +110,11 @@ class Archer(Algorithm):
             return logged
         gained = critic.q(actions, players) - critic.v(states[own], players)
         cap = self.config.importance_cap
-        learnt = self._whitened(
-            [
-                self._prepare_turn(fresh, seat, gained[:, seat], cap)
-                for seat in range(len(fresh.turns))
-            ]
-        )
+        turns = [
+            self._prepare_turn(fresh, seat, gained[:, seat], cap)
+            for seat in range(len(fresh.turns))
+        ]
+        learnt = whiten_turns(turns, self.config, self.world)
         return [replace(a, batch=b.batch) for a, b in zip(logged, learnt, strict=True)]
 
     def advantages(

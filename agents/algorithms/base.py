@@ -42,6 +42,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from agents.algorithms.asks import check_asked_alike, worth_before
 from agents.algorithms.kl import KLController
 from agents.algorithms.practice import CAP, practice_rollouts
 from agents.algorithms.revisions import distances, with_revisions
@@ -192,18 +193,16 @@ class Algorithm(ABC):
 
         Turns are taken from the last to the first, so that what an agent's successor is worth may
         stand for what it will earn. All turns of a role are one trajectory: what the next one is
-        worth comes on top of what is earned at the end of the one before.
+        worth comes on top.
 
         Args:
             rollout: of this process's rows.
             explored: what `explore` returned.
 
         Raises:
-            ValueError: if some episodes are asked less often than others, and that cannot be learnt
-                from.
+            ValueError: see `check_asked_alike`.
         """
-        if not all(bool(turn.tokens.response_mask.any(1).all()) for turn in rollout.turns):
-            self._check_uneven()
+        check_asked_alike(rollout, self.config)
         prepared: list[Prepared] = []  # the last turn first
         worth: dict[str, Tensor] = {}  # of each role's next turn, (B,)
         for seat in reversed(range(len(rollout.turns))):
@@ -215,8 +214,10 @@ class Algorithm(ABC):
                 rewards = rewards + before
             cap, found = self.config.importance_cap, explored.turns[seat] if explored else None
             prepared.append(self._prepare_turn(rollout, seat, rewards, cap, found))
-            worth[turn.role] = self._worth(turn, prepared[-1].scored, before)
-        learnt = self._whitened(prepared)[::-1]
+            scored, coef = prepared[-1].scored, self.controllers[turn.policy].coef
+            first = self._continuation(scored)
+            worth[turn.role] = worth_before(self.config, coef, scored, first, before)
+        learnt = whiten_turns(prepared, self.config, self.world)[::-1]
         return with_revisions(rollout, learnt, self.config, list(self.policies))
 
     @torch.no_grad()
@@ -227,7 +228,7 @@ class Algorithm(ABC):
         for practised in practice_rollouts(rollout, policy, self.world):
             rewards = self._in_its_units(policy, practised.turns[0].rewards_now)
             prepared.append(self._prepare_turn(practised, 0, rewards, cap))
-        return self._whitened(prepared)
+        return whiten_turns(prepared, self.config, self.world)
 
     def after_update(  # noqa: B027
         self, policy: str, asks: Sequence[int], prepared: list[Prepared]
@@ -341,13 +342,7 @@ class Algorithm(ABC):
         return replace(turn.tokens, prompt_ids=ids, prompt_mask=mask)
 
     def _later(self, rollout: Rollout, seat: int, following: Prepared | None) -> Tensor:
-        """Return (B,) what stands for the rewards that later turns decide.
-
-        Args:
-            rollout: of the turn.
-            seat: the turn.
-            following: the turn after it; None after the last.
-        """
+        """Return (B,) what stands for the rewards that later turns decide; `following` is next."""
         return rollout.turns[seat].rewards_later
 
     def _goes_on(self, rollout: Rollout, seat: int) -> bool:
@@ -357,29 +352,6 @@ class Algorithm(ABC):
     def _continuation(self, scored: ScoredTurn) -> Tensor:
         """Return (B,) what the first state of a turn is worth to the turn of the role before it."""
         return scored.returns[:, 0]
-
-    def _worth(self, turn: Turn, scored: ScoredTurn, following: Tensor | None) -> Tensor:
-        """Return (B,) what a turn is worth at the end of the one of the role before it.
-
-        Args:
-            turn: the turn. Where it was not made, what follows it is worth as much.
-            scored: the same.
-            following: (B,) of the role's next turn; None for none.
-        """
-        worth = self._continuation(scored)
-        if self.config.kl == "exact":  # of the first state, which no action of the turn pays for
-            worth = worth - self.controllers[turn.policy].coef * scored.kls[:, 0]
-        otherwise = torch.zeros_like(worth) if following is None else following
-        return torch.where(scored.mask.any(1), self.config.gamma * worth, otherwise)
-
-    def _check_uneven(self) -> None:
-        """Check that episodes may be asked less often than others: that nothing is compared."""
-        if self.config.group_size > 1:
-            raise ValueError(
-                f"Expected all episodes of a group to be asked alike with group_size "
-                f"{self.config.group_size}, got some that end earlier: pass --group-size 1, or an "
-                "--algorithm with a critic, such as mappo."
-            )
 
     def _scaled_rewards(self, turn: Turn, rewards: Tensor) -> Tensor:
         """Scale by the moments of what the policy was paid so far, if configured."""
@@ -490,20 +462,19 @@ class Algorithm(ABC):
             case _:
                 return torch.zeros_like(scores.kls)
 
-    def _whitened(self, prepared: list[Prepared]) -> list[Prepared]:
-        """Whiten what each turn teaches by itself, or all by the moments of their union."""
-        if self.config.whitening == "none":
-            return prepared
-        batches = [turn.batch for turn in prepared if isinstance(turn.batch, TrainBatch)]
-        kept = [batch.advantages[batch.response_mask] for batch in batches]
-        joint = self.config.whitening == "joint"
-        populations = (
-            [self.world.gather(torch.cat(kept))] if joint else map(self.world.gather, kept)
-        )
-        whitened = []
-        for batch, population in zip(batches, cycle(populations)):
-            advantages, std = whiten(batch.advantages, batch.response_mask, population)
-            scale = batch.advantage_scale * std
-            whitened.append(replace(batch, advantages=advantages, advantage_scale=scale))
-        found = iter(whitened)
-        return [replace(turn, batch=next(found)) if turn.batch else turn for turn in prepared]
+
+def whiten_turns(prepared: list[Prepared], config: AlgorithmConfig, world: World) -> list[Prepared]:
+    """Whiten what each turn teaches by itself, or all by the moments of their union."""
+    if config.whitening == "none":
+        return prepared
+    batches = [turn.batch for turn in prepared if isinstance(turn.batch, TrainBatch)]
+    kept = [batch.advantages[batch.response_mask] for batch in batches]
+    joint = config.whitening == "joint"
+    populations = [world.gather(torch.cat(kept))] if joint else map(world.gather, kept)
+    whitened = []
+    for batch, population in zip(batches, cycle(populations)):
+        advantages, std = whiten(batch.advantages, batch.response_mask, population)
+        scale = batch.advantage_scale * std
+        whitened.append(replace(batch, advantages=advantages, advantage_scale=scale))
+    found = iter(whitened)
+    return [replace(turn, batch=next(found)) if turn.batch else turn for turn in prepared]

@@ -149,6 +149,12 @@ class ArcherConfig(AlgorithmConfig):
     def check(self, run: RunConfig) -> None:
         """Check that what is learnt of whole answers is what they are paid."""
         super().check(run)
+        if run.rounds > 1:
+            raise ValueError(
+                f"Expected one round with algorithm {run.algorithm}, whose critic knows seats and "
+                f"not a policy's later turns, got {run.rounds}: pass another --algorithm, such as "
+                "mappo."
+            )
         for name, value in _OF_WHOLE_ANSWERS.items():
             if (got := getattr(self, name)) != value:
                 raise ValueError(

@@ -93,14 +93,6 @@ class IPPO(Algorithm):
     def _goes_on(self, rollout: Rollout, seat: int) -> bool:
         return not self._hands_over(rollout, seat)
 
-    def _check_uneven(self) -> None:
-        super()._check_uneven()
-        if self.config.handover == "value":
-            raise ValueError(
-                "Expected handover sampled where some episodes end earlier than others (there is "
-                "not always a next turn), got value: pass --handover sampled."
-            )
-
     def _continuation(self, scored: ScoredTurn) -> Tensor:
         # Of A_T = r_T + γ V' − V_T + γλ A', what comes after r_T: the λ-return of the next turn.
         lam = self.config.gae_lambda

@@ -190,6 +190,13 @@ def _check_shares(config: TrainConfig, size: int) -> None:
             f"batches of {config.batch_size} in groups of {group_size} equally: pass "
             "sizes that their number divides."
         )
+    turns = config.rounds * (config.observers + 1 if config.shared_policy else 1)
+    if size > 1 and config.minibatch_size % (size * turns):
+        raise ValueError(
+            f"Expected {size} processes to share minibatches of {config.minibatch_size} equally in "
+            f"each of the {turns} turns of a policy: pass a --minibatch-size that {size * turns} "
+            "divides."
+        )
 
 
 def _check_teaching(config: TrainConfig, task: Task) -> None:

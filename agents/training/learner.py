@@ -5,7 +5,7 @@ It is handed batches and knows neither games nor roles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -146,6 +146,7 @@ class Learner:
             return dict.fromkeys((*self.algorithm.losses, "gradient_norm", "skipped"), 0.0)
         batch = type(batches[0]).join(batches)
         lengths = self.world.gather(batch.response_mask.sum(1).cpu())
+        places = _places([len(part) for part in batches], self.world.size)
         climbs = self.algorithm.config
         limit = climbs.max_step_kl if isinstance(climbs, AlgorithmConfig) else None
         history: list[dict[str, Tensor]] = []
@@ -155,7 +156,7 @@ class Learner:
             order = stratified_order(len(lengths), config.minibatch_size, generator)
             steps = [
                 self.step(policy, batch, rows, _totals(lengths[rows]), counts=counts)
-                for rows in order
+                for rows in places[order]
             ]
             history += steps
             self.ledger.add(update_tokens=int(batch.response_mask.sum()))
@@ -210,7 +211,7 @@ class Learner:
     ) -> dict[str, Tensor]:
         """Add up the gradients of this process's share of the rows, some at a time."""
         shares: list[dict[str, Tensor]] = []
-        own = rows[self.world.rows(len(rows))] - self.world.rank * len(batch)
+        own = rows[rows // len(batch) == self.world.rank] - self.world.rank * len(batch)
         size = self.config.microbatch_size or len(own)
         # Batches are of the class that the algorithm's own `prepare` makes.
         loss = cast("Callable[[str, Any, Totals], LossOutput]", self.algorithm.loss)
@@ -262,6 +263,21 @@ class Learner:
         for owner in self.owners:
             optimizer = self.critic_optimizers[owner]
             yield f"critic/{owner}", self.critic_parameters(owner), optimizer
+
+
+def _places(sizes: Sequence[int], processes: int) -> Tensor:
+    """Return where the rows of several turns are in the batches of all processes.
+
+    Rows are numbered as in a single process: turn by turn, and in a turn process by process. In the
+    batches, one process's behind the other's, they are process by process, and there turn by turn.
+
+    Args:
+        sizes: rows of each turn in a process.
+        processes: how many.
+    """
+    starts = torch.arange(processes)[:, None] * sum(sizes)
+    parts = torch.arange(sum(sizes)).split(list(sizes))
+    return torch.cat([(starts + part).flatten() for part in parts])
 
 
 def _totals(lengths: Tensor) -> Totals:

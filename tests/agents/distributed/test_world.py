@@ -52,6 +52,7 @@ CASES = {
     "step_dpo": {"algorithm": "step_dpo"},
     "ahead": {"rollout_ahead": 1, "learning_rate": 0.01},
     "rounds": {"rounds": 2, "reward_sharing": "last", "swap_every": 1},
+    "shared": {"shared_policy": True, "algorithm": "reinforce++"},
     "three": {"observers": 2, "algorithm": "reinforce++"},
 }
 
@@ -98,6 +99,8 @@ def test_two_processes_learn_what_one_learns(two_processes, case):
 def test_processes_that_cannot_share_equally_are_refused(toy_config):
     with pytest.raises(ValueError, match="3 processes to share minibatches of 4"):
         Trainer(toy_config(), World(0, 3))
+    with pytest.raises(ValueError, match=r"each of the 4 turns of a policy: .* that 8 divides"):
+        Trainer(toy_config(rounds=2, shared_policy=True), World(0, 2))
     with pytest.raises(ValueError, match="groups of 8 equally"):
         Trainer(toy_config(algorithm="grpo"), World(0, 2))
 

@@ -93,7 +93,7 @@ PRESETS: Registry[Callable[[], dict[str, Any]]] = Registry(
     {
         name: PresetFile(name)
         for name in (
-            *("imdb", "imdb-individual", "arithmetic", "smollm2", "gsm8k", "toy"),
+            *("imdb", "imdb-individual", "arithmetic", "smollm2", "gsm8k", "toy", "lesson"),
             *("paper-imdb", "paper-gsm8k"),
         )
     },

@@ -12,7 +12,7 @@ from agents.registries import PRESETS, VARIANTS
 REAL = "Qwen/Qwen2.5-0.5B-Instruct"
 
 
-@pytest.mark.parametrize("task", ["imdb", "arithmetic", "gsm8k", "toy"])
+@pytest.mark.parametrize("task", ["imdb", "arithmetic", "gsm8k", "toy", "lesson"])
 def test_the_embedded_model_starts_from_the_preset_of_its_task(task):
     values, line = starting_values(task)
     assert values == PRESETS[task]()

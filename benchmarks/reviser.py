@@ -226,7 +226,7 @@ def play(
         asked = examples[start : start + BATCH]
         env = build_games(
             parts.config, parts.test_task, parts.reward, team[0].backbone,
-            num_envs=len(asked), observers=len(team) - 1, verdict=verdict,
+            num_envs=len(asked), observers=len(team) - 1, rounds=1, verdict=verdict,
         )  # fmt: skip
         uniforms = {
             role: draw_uniforms(len(asked), games.max_new_tokens, generator) for role in env.agents

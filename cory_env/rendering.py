@@ -206,7 +206,7 @@ def reward_table(
     for heading in ("task reward", "is paid"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, task_reward, reward in zip(names, task_rewards, rewards, strict=True):
-        own = ", ".join(f"{one:.3f}" for one in task_reward)
+        own = "\n".join(f"{one:.3f}" for one in task_reward)  # many beside each other would be cut
         table.add_row(name, own, f"{reward:.3f}")
     return Group(table, Text(f" {_in_words(sharing)}", style="dim"))
 

@@ -26,6 +26,7 @@ def test_what_has_passed_is_left_out_until_a_source_changes(monkeypatch, tmp_pat
     log = tmp_path / "log.jsonl"
     monkeypatch.setattr(portability, "LOG", log)
     monkeypatch.setenv(SETTING, "avx2")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # as where all workers report to
     item = SimpleNamespace(nodeid="tests/test_a.py::test_b")
     dropped = []
     config = SimpleNamespace(

@@ -123,12 +123,15 @@ def test_rewards_before_and_after_and_of_a_game_are_whole():
          "response": " was long and good" * 9, "task_reward": -1234.567}
         for i, policy in ((0, "reference of llm_0"), (9, "llm_0"))
     ]  # fmt: skip
-    names, own, paid = ("pioneer_0", "observer_0 (you)"), (0.333, -112.667), (1.0, 1112.5)
+    names, paid = ("pioneer_0", "observer_0 (you)"), (1.0, 1112.5)
+    own = ((0.333,), (-112.667, *[2.0] * 7))  # of eight rounds
     for width in (*NARROW, *WIDTHS):
         assert shown(lambda c: print_before_after(texts, c), width).count("-1234.567") == 2
     for width in (30, *WIDTHS):
         text = shown(lambda c: c.print(reward_table(names, own, paid, "mean")), width)
-        assert NUMBER.findall(text) == ["0.333", "1.000", "-112.667", "1112.500"], text
+        assert NUMBER.findall(text) == [
+            *("0.333", "1.000", "-112.667", "1112.500", *["2.000"] * 7)
+        ], text
 
 
 def test_columns_go_by_rank_and_names_fold_before_a_figure_moves():

@@ -45,6 +45,7 @@ def test_observers_are_told_in_training_and_nowhere_else(trainer):
         trainer.policies["llm_0"].backbone,
         num_envs=1,
         observers=1,
+        rounds=1,
     )
     assert games.rules.verdict == "none"
 

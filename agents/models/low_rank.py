@@ -26,7 +26,7 @@ def speed_up_adapters(model: nn.Module) -> Factors:
     Returns:
         the factors of all of them.
     """
-    layers = [
+    layers: list[Any] = [
         module
         for module in model.modules()
         if type(module) is LoraLinear
@@ -36,7 +36,9 @@ def speed_up_adapters(model: nn.Module) -> Factors:
     ]
     factors = Factors(layers)
     for place, layer in enumerate(layers):
-        layer.forward = _LowRankForward(layer, factors, place)
+        # A class in place of an object for each layer: one compiled form does for all of them.
+        layer.__class__ = LowRankLayer
+        layer.factors, layer.place = factors, place
     return factors
 
 
@@ -139,26 +141,36 @@ def _flat(parts: Sequence[Tensor], scalings: Sequence[float], dtype: torch.dtype
     return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 
-class _LowRankForward:
-    """The forward pass of a LoRA layer: y = x W + b + s (x A) B, with one adapter or none."""
+class LowRankLayer(LoraLinear):
+    """A LoRA layer with the forward pass y = x W + b + s (x A) B, with one adapter or none."""
 
-    def __init__(self, layer: LoraLinear, factors: Factors, place: int):
-        self._layer, self._factors, self._place = layer, factors, place
-        self._transposed = isinstance(layer.base_layer, Conv1D)
+    factors: Factors
+    place: int
+    """Of this layer among those of `factors`."""
+    pair: Pair | None = None
+    """The factors that are shown, as `look_up` has found them."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        layer: Any = self._layer
-        base = layer.base_layer
-        if layer.disable_adapters:
+    def look_up(self, dtype: torch.dtype) -> None:
+        """Take the factors of the adapter that is shown, for inputs of a dtype."""
+        self.pair = None
+        if not self.disable_adapters:
+            (name,) = self.active_adapters
+            self.pair = self.factors.of(name, self.place, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Return (..., D') for inputs (..., D)."""
+        compiling = torch.compiler.is_compiling()
+        # What is compiled reads no state of the adapters: its caller has looked up for it.
+        if not compiling:
+            self.look_up(x.dtype)
+        base: Any = self.base_layer
+        if self.pair is None:
             return base(x)
-        (name,) = layer.active_adapters
-        pair = self._factors.of(name, self._place, x.dtype)
-        if pair is None:
-            return base(x)
-        weight = base.weight.T if self._transposed else base.weight
-        if torch.is_grad_enabled():
-            return _LowRankLinear.apply(x, weight, base.bias, *pair)
-        return _low_rank(x, weight, base.bias, *pair)[0]
+        weight = base.weight.T if isinstance(base, Conv1D) else base.weight
+        # Graphs with a backward pass by hand are not kept between runs.
+        if torch.is_grad_enabled() and not compiling:
+            return _LowRankLinear.apply(x, weight, base.bias, *self.pair)
+        return _low_rank(x, weight, base.bias, *self.pair)[0]
 
 
 def _low_rank(

@@ -18,8 +18,10 @@ from agents.config.train import TrainConfig
 from agents.distributed.sharding import Sharding, asked_sharding
 from agents.distributed.world import World
 from agents.models.backbone import Backbone
+from agents.models.compiled import CompiledLayers
 from agents.models.critic import Critic
 from agents.models.critic_bodies import CriticBody
+from agents.models.gain import Gain, measure_gain
 from agents.models.loading import load_base, pick_device, pick_dtype
 from agents.models.make import make_backbone
 from agents.models.tiny import tiny_model
@@ -150,6 +152,26 @@ class Parts:
             "microbatch_size": config.microbatch_size or config.minibatch_size // world.size,
             **more,
         }
+
+    def gains(self, world: World) -> list[Gain]:
+        """Compile what is to be compiled, and return what that has cost and saves.
+
+        Args:
+            world: the processes that share the run.
+
+        Raises:
+            ValueError: if it cannot be compiled.
+        """
+        config = self.config
+        rows = max(2, config.microbatch_size or config.minibatch_size // world.size)
+        # An observer reads about as many tokens as it answers.
+        tokens = max(3, 2 * self.games.rules.max_new_tokens)
+        first = {id(policy.backbone): policy for policy in self.policies.values()}
+        return [
+            measure_gain(policy.backbone, policy.name, rows, min(tokens, policy.backbone.context))
+            for policy in first.values()
+            if config.compile
+        ]
 
     def check_prompts(self) -> None:
         """Check that what is asked, in training and of the first held-out queries, can be read.
@@ -299,9 +321,19 @@ def build_backbones(
             ramp=config.ramp,
             gradient_checkpointing=config.gradient_checkpointing,
             sharding=sharding,
+            compiled=_compiled(config, sharding),
         )
         backbones |= dict.fromkeys(policies, backbone)
     return {name: backbones[name] for name in config.policy_names}
+
+
+def _compiled(config: TrainConfig, sharding: Sharding | None) -> CompiledLayers | None:
+    if config.compile and sharding:
+        raise ValueError(
+            "Expected decoder layers that are whole in every process with compile, got sharded "
+            "ones: leave out --compile, or take configs/data_parallel.yaml."
+        )
+    return CompiledLayers() if config.compile else None
 
 
 def critic_names(config: TrainConfig, critic: Literal["local", "central"] | None) -> dict[str, str]:

@@ -89,6 +89,9 @@ class Model(Options):
     """Hold the frozen base in int8 or NF4 (needs bitsandbytes)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the decoder layers for the update (`torch.compile`), and say before the run after how
+    many passes that pays; graphs are kept for later runs. With lora and full."""
     device: Annotated[str, MAY_CHANGE] = "auto"
     """`auto`, `cpu`, `cuda`, …"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -110,6 +110,7 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
                 f"{self.lora_rank_pattern!r}: name in --lora-targets what is to be adapted."
             )
         self._check_pruning()
+        _check_compile(self)
         if self.adapter == "dora" and self.quantization == "8bit":
             # Next to the magnitudes of DoRA, bitsandbytes 0.50 loses the scales of its int8 layers.
             raise ValueError(
@@ -269,3 +270,15 @@ class RunConfig(Running, Learning, Game, Model, Queries, Everyday):
             return float(self.reward_sharing)
         except ValueError:
             return self.reward_sharing
+
+
+def _check_compile(config: RunConfig) -> None:
+    for name, ok, way in (
+        ("adapter", config.adapter in ("lora", "full"), "--adapter lora"),
+        ("quantization", config.quantization == "none", "--quantization none"),
+    ):
+        if config.compile and not ok:
+            raise ValueError(
+                f"Expected {' '.join(way.removeprefix('--').split())} with compile, got "
+                f"{getattr(config, name)}: pass {way}, or leave out --compile."
+            )

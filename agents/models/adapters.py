@@ -25,6 +25,7 @@ from transformers import (
 from agents.distributed.sharding import Sharding
 from agents.models.averaging import Adapter, Mean, config_of_rank, mean_adapter
 from agents.models.backbone import Backbone
+from agents.models.compiled import CompiledLayers
 from agents.models.files import is_down, plain_name
 from agents.models.loading import is_quantized
 from agents.models.low_rank import speed_up_adapters
@@ -46,8 +47,9 @@ class LoraBackbone(Backbone):
         seed: int,
         gradient_checkpointing: bool = False,
         sharding: Sharding | None = None,
+        compiled: CompiledLayers | None = None,
     ):
-        super().__init__(base, tokenizer, device, sharding)
+        super().__init__(base, tokenizer, device, sharding, compiled)
         base.requires_grad_(False)
         # peft draws the initial weights from the global generator.
         with torch.random.fork_rng(devices=[]):
@@ -59,8 +61,7 @@ class LoraBackbone(Backbone):
         if not is_quantized(base):  # those are loaded where they stay
             self.model.to(device)
         self.model.eval()
-        if gradient_checkpointing:
-            self._checkpoint_layers(base)
+        self._wrap_layers(base, checkpoints=gradient_checkpointing)
         self._parameters: dict[str, dict[str, nn.Parameter]] = {
             name: {
                 key.replace(f".{name}", ""): parameter

@@ -32,6 +32,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from agents.distributed.sharding import Sharding
 from agents.models.averaging import Mean
+from agents.models.compiled import CompiledLayers
 from agents.models.kernels import GrowingLayer
 from agents.models.loading import is_quantized
 
@@ -47,6 +48,7 @@ class Backbone(ABC):
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device,
         sharding: Sharding | None = None,
+        compiled: CompiledLayers | None = None,
     ):
         self.base = base
         self.tokenizer = tokenizer
@@ -57,6 +59,8 @@ class Backbone(ABC):
         self.tokenless_ids = torch.tensor(_tokenless_ids(base, tokenizer), device=device)
         """(K,) int64 rows of the head that stand for no token; they have probability 0."""
         self.sharding = sharding
+        self.compiled = compiled
+        """The compiled layers; None where they run as they are."""
         self.takes_wide_mask = False
         """Whether `hidden` takes a mask of its own for each new token; only tested on a GPU."""
         self.reading: tuple[str | None, Tensor] = None, torch.empty(0)
@@ -185,6 +189,13 @@ class Backbone(ABC):
             states = hidden.to(dtype).reshape(1, -1, hidden.shape[-1])
             logits = _with_states(model, states)(inputs_embeds=states).logits
             return logits.view(*hidden.shape[:-1], -1)
+
+    def _wrap_layers(self, model: nn.Module, *, checkpoints: bool) -> None:
+        """Compile the layers of a model, and recompute what is compiled: as far as is wanted."""
+        if self.compiled:
+            self.compiled.add(model)
+        if checkpoints:
+            self._checkpoint_layers(model)
 
     def _checkpoint_layers(self, model: nn.Module) -> None:
         """Recompute a model's layers in the backward pass instead of keeping what they compute.

@@ -17,6 +17,7 @@ from transformers import (
 from agents.distributed.sharding import Sharding, whole_tensors
 from agents.models.averaging import Mean, mean_tensor
 from agents.models.backbone import Backbone
+from agents.models.compiled import CompiledLayers
 from agents.models.precision import MasterWeights, cast_parameters
 
 
@@ -35,8 +36,9 @@ class FullBackbone(Backbone):
         device: torch.device,
         gradient_checkpointing: bool = False,
         sharding: Sharding | None = None,
+        compiled: CompiledLayers | None = None,
     ):
-        super().__init__(base, tokenizer, device, sharding)
+        super().__init__(base, tokenizer, device, sharding, compiled)
         base = base.float().eval()
         nn.Module.to(base, device)
         narrow = dtype if dtype != torch.float32 else None
@@ -48,8 +50,8 @@ class FullBackbone(Backbone):
         for name in (*names, None):  # one after the other: none is whole for longer than it must
             model = copy.deepcopy(base) if name else base
             self.models[name] = model.requires_grad_(name is not None)
-            if name and gradient_checkpointing:
-                self._checkpoint_layers(model)
+            if name:
+                self._wrap_layers(model, checkpoints=gradient_checkpointing)
             if sharding:
                 sharding.shard(model, model.base_model)
             if name and narrow and not sharding:

@@ -17,6 +17,7 @@ from transformers import (
 from agents.distributed.sharding import Sharding
 from agents.models.adapters import LoraBackbone, lora_config
 from agents.models.backbone import AdapterKind, Backbone, check_pieces, takes_wide_mask
+from agents.models.compiled import CompiledLayers
 from agents.models.copies import FullBackbone
 from agents.models.kernels import speed_up
 from agents.models.loading import is_quantized
@@ -38,6 +39,7 @@ def make_backbone(
     ramp: tuple[int, int] | None = None,
     gradient_checkpointing: bool = False,
     sharding: Sharding | None = None,
+    compiled: CompiledLayers | None = None,
 ) -> Backbone:
     """Build the backbone of a run around a base model.
 
@@ -49,7 +51,7 @@ def make_backbone(
     speed_up(base, device)
     shared: dict[str, Any] = {
         **{"device": device, "gradient_checkpointing": gradient_checkpointing},
-        "sharding": sharding,
+        **{"sharding": sharding, "compiled": compiled},
     }
     if adapter != "full":
         ranks: dict[str, Any] = {"rank_pattern": rank_pattern, "ramp": ramp}

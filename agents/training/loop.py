@@ -138,8 +138,7 @@ def _train(
     trainer.engine = agreed("the engine", lambda: _engine(trainer), patience=patience)
     if done and world.writes:
         _say_new_schedule(folder.read_config(), trainer, done, console)
-    if isinstance(trainer.parts.reward, Described):
-        console.print(f"The reward is the {trainer.parts.reward.description}.")
+    _say_parts(trainer, console)
     with (
         begun(folder, resume=resume) if world.writes else nullcontext(lambda: None) as begin,
         world.together(),
@@ -159,6 +158,16 @@ def _train(
             unfinished = done < trainer.planned(done) and not _told_to_end(trainer)
             stopped_by = max(world.gather_list(stop), default=0) if unfinished else 0
     return _end(trainer, done, stopped_by, console)
+
+
+def _say_parts(trainer: Trainer, console: Console) -> None:
+    if isinstance(trainer.parts.reward, Described):
+        console.print(f"The reward is the {trainer.parts.reward.description}.")
+    config = trainer.config
+    turns = config.iterations * config.epochs * config.rounds * (config.observers + 1)
+    for gain in trainer.gains:
+        planned = turns * config.batch_size / trainer.world.size / gain.rows
+        console.print(gain.described(planned), highlight=False, soft_wrap=True)
 
 
 def _end(trainer: Trainer, done: int, stopped_by: int, console: Console) -> Run:

@@ -55,6 +55,7 @@ class Trainer:
         self.parts = parts = Parts.build(config, self.world)
         self.config = config = parts.config
         parts.check_prompts()
+        self.gains = parts.gains(self.world)
         self.games, self.policies = parts.games, parts.policies
         self.queries = np.random.default_rng(parts.seeds.queries)
         self.generators = {

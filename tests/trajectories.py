@@ -196,7 +196,7 @@ def read_trajectory(folder: Path) -> Trajectory:
     checkpoints = sorted(
         folder.glob("checkpoints/step_*"), key=lambda p: int(p.name.removeprefix("step_"))
     )
-    files = [*checkpoints[-1].glob("*.safetensors"), *folder.glob("final/*/*.safetensors")]
+    files = [*checkpoints[-1].glob("*.safetensors"), *folder.glob("final/llm_*/*.safetensors")]
     tensors = {
         f"{path.relative_to(folder).parent}, {name}": digest
         for path in sorted(files)

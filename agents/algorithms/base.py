@@ -316,6 +316,10 @@ class Algorithm(ABC):
         """Return a line for the user, if this iteration has shown that something must change."""
         return ""
 
+    def value_units(self, policy: str) -> Moments:
+        """Return the units in which a policy's critic predicts returns: those of rewards."""
+        return Moments()
+
     def _moments(self) -> dict[str, Moments]:
         return {f"reward/{name}": moments for name, moments in self.reward_moments.items()}
 

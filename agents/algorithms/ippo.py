@@ -56,6 +56,10 @@ class IPPO(Algorithm):
         )
         return advantages, returns, baselines
 
+    def value_units(self, policy: str) -> Moments:
+        """Return the moments of the returns, where values are normalised by them."""
+        return self.value_moments[policy]
+
     def _moments(self) -> dict[str, Moments]:
         values = {f"value/{name}": moments for name, moments in self.value_moments.items()}
         return super()._moments() | values

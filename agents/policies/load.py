@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.models.copies import FullBackbone
 from agents.models.files import policy_kind
@@ -29,12 +30,21 @@ def load_policy(
     Raises:
         ValueError: if it is neither; of a run, the policies in it are named.
     """
-    folder = Path(folder)
-    adapted = policy_kind(folder) == "adapter"
-    place = pick_device(device)
-    model, tokenizer = (
-        load_merged(folder, base) if adapted else load_base(str(folder), torch.float32)
-    )
+    folder, place = Path(folder), pick_device(device)
+    model, tokenizer = load_whole(folder, base)
     name = folder.name
     backbone = FullBackbone(model, tokenizer, [name], dtype=pick_dtype(dtype, place), device=place)
     return LLMPolicy(name=name, backbone=backbone)
+
+
+def load_whole(
+    folder: Path, base: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a policy as one model in float32, its adapter folded in.
+
+    Raises:
+        ValueError: as `load_policy`.
+    """
+    if policy_kind(folder) == "adapter":
+        return load_merged(folder, base)
+    return load_base(str(folder), torch.float32)

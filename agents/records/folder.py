@@ -312,6 +312,10 @@ class RunFolder:
         """Return the last iterates that lie beside their averages, in turn order."""
         return _in_order(self.last_path)
 
+    def final_critics(self) -> list[Path]:
+        """Return the critics of a run that has ended: one for all policies, or one each."""
+        return sorted(self.final_path.glob("critic*"), key=lambda path: natural_order(path.name))
+
     def has_progress(self) -> bool:
         """Return whether there is anything of a run to lose."""
         return bool(self.steps() or self.read_metrics())

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from agents.checks import check_before_loading
+from agents.config.algorithm import CriticConfig
 from agents.config.train import TrainConfig
 from agents.distributed.agreement import agreed, expect_alike, of_first
 from agents.distributed.sharding import (
@@ -33,6 +34,7 @@ from agents.evaluation.tables import print_evaluation
 from agents.maths.schedules import schedule_factor
 from agents.models.averaging import Mean
 from agents.models.loading import pick_device
+from agents.models.saved_critic import save_critic
 from agents.policies.averages import shown
 from agents.policies.llm import LLMPolicy
 from agents.publishing.cards import write_cards
@@ -473,7 +475,7 @@ def _finish(trainer: Trainer, folder: RunFolder, done: int, console: Console) ->
 
 
 def _write_final(trainer: Trainer, folder: RunFolder, means: Mapping[str, Mean]) -> None:
-    """Write `final/`, whole or not at all: the means, and the last iterates beside them."""
+    """Write `final/`, whole or not at all: means, last iterates beside them, and critics."""
     temporary, writes = folder.partial_final_path, trainer.world.writes
     if writes:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -483,9 +485,25 @@ def _write_final(trainer: Trainer, folder: RunFolder, means: Mapping[str, Mean])
             policy.backbone.save_pretrained(name, temporary / name, writes=writes)
         if name in means:
             policy.backbone.save_pretrained(name, temporary / beside / name, writes=writes)
+    _write_critics(trainer, temporary)
     if writes:
         shutil.rmtree(folder.final_path, ignore_errors=True)
         os.replace(temporary, folder.final_path)
+
+
+def _write_critics(trainer: Trainer, folder: Path) -> None:
+    """Write each critic into a folder of its name."""
+    brought = trainer.config.algorithm_config
+    for critic in dict.fromkeys(trainer.parts.critics.values()):
+        assert isinstance(brought, CriticConfig)
+        save_critic(
+            critic,
+            trainer.policies[critic.owner].backbone,
+            folder / critic.name,
+            body=brought.critic_body,
+            units=trainer.algorithm.value_units(critic.owner),
+            writes=trainer.world.writes,
+        )
 
 
 def _say_means(

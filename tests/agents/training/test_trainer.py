@@ -78,7 +78,8 @@ def test_resuming_is_exact_whatever_the_critic_reads(
     parts, _ = assert_resuming_is_exact(
         toy_config, tmp_path, adapter=adapter, critic_body=body, algorithm=algorithm
     )
-    assert {p.name for p in (parts.run_folder / "final").iterdir()} == {"llm_0", "llm_1"}
+    critics = {"mappo": {"critic"}, "ippo": {"critic_llm_0", "critic_llm_1"}}[algorithm]
+    assert {p.name for p in (parts.run_folder / "final").iterdir()} == {"llm_0", "llm_1", *critics}
 
 
 @pytest.mark.parametrize("algorithm", ["mappo", "ippo", "grpo", "reinforce++"])
@@ -133,7 +134,7 @@ def test_a_run_folder_holds_what_it_should(toy_config, adapter):
         run.metrics[2]["llm_0/task_reward"] - 0.1 * run.metrics[2]["llm_0/kl"]
     )
     assert [p.name for p in RunFolder(run.folder).checkpoints()] == ["step_2", "step_4"]
-    assert {p.name for p in (run.folder / "final").iterdir()} == {"llm_0", "llm_1"}
+    assert {p.name for p in (run.folder / "final").iterdir()} == {"llm_0", "llm_1", "critic"}
     names = [row["name"] for row in run.evaluation["rows"]]
     assert names[:4] == ["reference", "llm_0", "llm_1", "team"]
     assert names[4:] == ["llm_1 after llm_0", "llm_0 after llm_1"]

@@ -23,6 +23,9 @@ CRITIC_CONFIG = "critic.json"
 CRITIC_WEIGHTS = "critic.safetensors"
 
 
+_SIZES = ("width", "num_seats", "max_new_tokens")
+
+
 def save_critic(
     critic: Critic,
     backbone: Backbone,
@@ -77,9 +80,9 @@ def read_critic(folder: Path) -> tuple[Critic, str]:
     about = read_object(folder / CRITIC_CONFIG)
     try:
         body = CRITIC_BODIES.find(str(about["body"]))()
-        sizes = [int(str(about[key])) for key in ("width", "num_seats", "max_new_tokens")]
+        width, seats, length = (int(str(about[key])) for key in _SIZES)
         name, owner = str(about["name"]), str(about["owner"])
-        critic = Critic(*sizes, 0, body=body, name=name, owner=owner)
+        critic = Critic(width, seats, length, 0, body=body, name=name, owner=owner)
         critic.load_state_dict(load_file(folder / CRITIC_WEIGHTS))
         return critic.requires_grad_(requires_grad=False), str(about["base"])
     except (KeyError, ValueError, OSError, RuntimeError, SafetensorError) as error:

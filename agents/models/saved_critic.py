@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from agents.maths.moments import Moments
 from agents.models.backbone import Backbone
 from agents.models.critic import Critic
+from agents.records.folder import RunFolder
 from agents.records.objects import read_object, write_json
 from agents.registries import CRITIC_BODIES
 
@@ -88,3 +89,9 @@ def read_critic(folder: Path) -> tuple[Critic, str]:
     except (KeyError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"Expected a whole critic in {folder}, got {reason}.") from error
+
+
+def owner_folder(critic: Critic, folder: Path) -> Path:
+    """Return where the policy lies, as it was last, that a critic in a folder was trained with."""
+    run = RunFolder.of_policy(folder)
+    return run.last_policy_path(critic.owner) if run else folder.parent / critic.owner

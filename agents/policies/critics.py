@@ -12,10 +12,9 @@ from agents.models.backbone import Backbone
 from agents.models.copies import FullBackbone
 from agents.models.critic import Critic
 from agents.models.loading import DType, load_base, pick_device, pick_dtype
-from agents.models.saved_critic import read_critic
+from agents.models.saved_critic import owner_folder, read_critic
 from agents.policies.llm import response_hidden
 from agents.policies.load import load_whole
-from agents.records.folder import RunFolder
 from agents.terminal.hush import hushed
 from agents.types import TokenBatch
 
@@ -77,8 +76,7 @@ def load_critic(
     elif critic.body.own:
         model, tokenizer = load_whole(folder, base)
     else:
-        run = RunFolder.of_policy(folder) or RunFolder(folder.parent)
-        model, tokenizer = load_whole(run.last_policy_path(critic.owner), base)
+        model, tokenizer = load_whole(owner_folder(critic, folder), base)
     names = [] if trunk is None else [trunk]
     backbone = FullBackbone(model, tokenizer, names, dtype=pick_dtype(dtype, place), device=place)
     return TrainedCritic(critic=critic.to(place), backbone=backbone, trunk=trunk)

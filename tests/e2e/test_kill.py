@@ -19,20 +19,27 @@ from agents.records.rows import read_metrics
 from agents.training.loop import train
 from tests.trajectories import timeless
 
-KILLS = 30
 VALUES = {
     **{"task": "toy", "model": "tiny", "adapter": "full", "dtype": "float32", "device": "cpu"},
     **{"batch_size": 16, "minibatch_size": 8, "kl_coef": 0.1, "kl_target": 1.0},
     **{"swap": "plateau", "swap_every": 2, "save_every": 3, "sample_every": 4},
     **{"iterations": 60, "evaluation_queries": 16},
 }
+CASES = {
+    "mappo": {},
+    # The buffer holds three of sixty iterations: it is wrapped from the fourth on.
+    "archer": {"algorithm": "archer", "buffer_size": 48, "min_correlation": -1.0},
+    # A policy takes eight steps an iteration: the prunes are in iterations 13, 25, 38 and 50.
+    "pruned": {"adapter": "lora", "lora_prune": 0.5, "lora_prune_every": 100},
+}
 
 
-def learn(out: str) -> None:
+def learn(out: str, case: str) -> None:
     """Begin a run, or go on with it, as a user would who knows nothing of its state."""
     torch.set_num_threads(1)
     resume = (Path(out) / "config.json").exists()
-    train(TrainConfig(**VALUES, out=out), resume=resume, console=Console(quiet=True))
+    config = TrainConfig(**{**VALUES, **CASES[case]}, out=out)
+    train(config, resume=resume, console=Console(quiet=True))
 
 
 def rows_without_times(folder: Path) -> list[dict]:
@@ -40,12 +47,13 @@ def rows_without_times(folder: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
+@pytest.mark.parametrize(("case", "kills"), [("mappo", 30), ("archer", 10), ("pruned", 10)])
+def test_kills_at_random_moments_change_nothing(tmp_path, case, kills):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["agents.training.loop"])
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     begun = time.monotonic()
-    undisturbed = context.Process(target=learn, args=(str(whole),))
+    undisturbed = context.Process(target=learn, args=(str(whole), case))
     undisturbed.start()
     undisturbed.join()
     assert undisturbed.exitcode == 0
@@ -53,8 +61,8 @@ def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
 
     moments = random.Random(0)
     killed, found_at = 0, []
-    while killed < KILLS:
-        process = context.Process(target=learn, args=(str(parts),))
+    while killed < kills:
+        process = context.Process(target=learn, args=(str(parts), case))
         process.start()
         # Anything from the first imports to the end of a run.
         process.join(moments.uniform(0.0, duration / 4))
@@ -65,7 +73,7 @@ def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
             found_at.append(len(RunFolder(parts).checkpoints()))
         elif process.exitcode != 0:
             pytest.fail(f"a run that had been killed {killed} times ended with {process.exitcode}")
-    last = context.Process(target=learn, args=(str(parts),))
+    last = context.Process(target=learn, args=(str(parts), case))
     last.start()
     last.join()
     assert last.exitcode == 0

@@ -1,12 +1,13 @@
-"""What evaluation of the student is worth to its teacher: `lesson`, beside three controls.
+"""What evaluation of the student is worth to its teacher: `lesson`, beside four other forms.
 
-    python -m benchmarks.lesson --out runs/lesson      # four forms, three seeds; resumes
-    python -m benchmarks.lesson --out runs/lesson --forms "last" --seeds 0
+    python -m benchmarks.lesson --out runs/lesson      # five forms, three seeds; resumes
+    python -m benchmarks.lesson --out runs/lesson --forms preset --seeds 0
 
 A teacher who alone reads the query and a student who alone answers learn it by the preset
-`lesson`. In `shuffled marks` a mark says nothing: it is drawn from the texts, and not from whether
-the answer was right. In `frozen teacher` the student alone learns. In `both rounds` the student's
-answers of both rounds pay, and not the last one alone.
+`lesson`, and exchange their roles. In `shuffled marks` a mark says nothing: it is drawn from the
+texts, and not from whether the answer was right. In `last answer pays` both are paid for the
+student's last answer, and not for those of both rounds. In `no exchange` each keeps its role, and
+in `frozen teacher` the student alone learns.
 
 A run is read off its training batches: task rewards of the student by round. `learnt after` is the
 first iteration that ends ten in whose mean the last round is at 80 % of the way from an answer
@@ -59,16 +60,16 @@ HEADINGS = {
     "first round": "first",
     "last round": "last",
     "most ahead": "gain",
-    "KL": "kl",
 }
 """Columns of the table, and the figures that they show."""
 
 
 FORMS: Mapping[str, Mapping[str, Any]] = {
-    "last": {},
+    "preset": {},
     "shuffled marks": {"task": ShuffledLesson.name},
-    "frozen teacher": {"freeze": "llm_0"},
-    "both rounds": {"reward_sharing": "collective"},
+    "last answer pays": {"reward_sharing": "last"},
+    "no exchange": {"swap": "never"},
+    "frozen teacher": {"swap": "never", "freeze": "llm_0"},
 }
 """Fields beside those of the preset."""
 
@@ -97,8 +98,6 @@ class Figures(NamedTuple):
     """The most that the last round was ahead, in the mean over consecutive iterations."""
     learnt: int | None
     """Iterations until the last round had learnt; None if it has not."""
-    kl: float
-    """Of the teacher's messages to the reference, in nats, in the last iterations."""
 
 
 def figures(rows: Sequence[Mapping[str, Any]], least: float) -> Figures:
@@ -108,19 +107,21 @@ def figures(rows: Sequence[Mapping[str, Any]], least: float) -> Figures:
         rows: of its `metrics.jsonl`; at least one.
         least: task reward from which the last round counts as learnt.
     """
-    if not all(str(row["llm_1/role"]).startswith("observer") for row in rows):
-        raise ValueError("Expected llm_1 to be the student throughout: train with --swap never.")
-    rounds = np.array([[row["llm_1/task_reward_1"], row["llm_1/task_reward_2"]] for row in rows])
+    rounds = np.array([_of_student(row) for row in rows])
     width = min(WINDOW, len(rows))
     means = np.stack([np.convolve(r, np.ones(width) / width, "valid") for r in rounds.T], 1)
     learnt = np.flatnonzero(means[:, 1] >= least)
-    late = rows[-width:]
     return Figures(
         *means[-1].tolist(),
         gain=(means[:, 1] - means[:, 0]).max().item(),
         learnt=int(learnt[0]) + width if len(learnt) else None,
-        kl=float(np.mean([row.get("llm_0/kl", np.nan) for row in late])),
     )
+
+
+def _of_student(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the task rewards of both rounds of who is the student in an iteration."""
+    name = next(n for n in ("llm_0", "llm_1") if str(row[f"{n}/role"]).startswith("observer"))
+    return row[f"{name}/task_reward_1"], row[f"{name}/task_reward_2"]
 
 
 def configure(arguments: Arguments, form: str, seed: int) -> TrainConfig:

@@ -9,25 +9,23 @@ from cory_env.registry import TASKS
 from cory_env.tasks.lesson import LessonTask
 
 
-def _row(first, last, role="observer_0"):
+def _row(first, last, student="llm_1"):
+    teacher = {"llm_0": "llm_1", "llm_1": "llm_0"}[student]
     return {
-        "llm_1/role": role,
-        "llm_1/task_reward_1": first,
-        "llm_1/task_reward_2": last,
-        "llm_0/kl": 2.0,
+        f"{student}/role": "observer_0",
+        f"{student}/task_reward_1": first,
+        f"{student}/task_reward_2": last,
+        f"{teacher}/role": "pioneer_0",
+        f"{teacher}/task_reward_1": 0.0,
+        f"{teacher}/task_reward_2": 0.0,
     }
 
 
-def test_a_run_is_read_by_means_over_ten_iterations():
-    rows = [_row(0.0, 0.0)] * 10 + [_row(0.5, 1.0)] * 10
-    found = figures(rows, 0.8)
-    assert found == pytest.approx((0.5, 1.0, 0.5, 18, 2.0))  # 8 of 10 iterations at 1
+def test_a_run_is_read_by_means_of_the_student_over_ten_iterations():
+    rows = [_row(0.0, 0.0)] * 10 + [_row(0.5, 1.0, "llm_0")] * 5 + [_row(0.5, 1.0)] * 5
+    assert figures(rows, 0.75) == pytest.approx((0.5, 1.0, 0.5, 18))  # 8 of 10 iterations at 1
     assert figures(rows, 1.1).learnt is None
-
-
-def test_the_student_is_one_policy_throughout():
-    with pytest.raises(ValueError, match="--swap never"):
-        figures([_row(0.0, 0.0), _row(0.0, 0.0, "pioneer_0")], 0.8)
+    assert figures(rows[:3], 0.75) == (0.0, 0.0, 0.0, None)
 
 
 def test_shuffled_marks_say_nothing_and_all_else_is_as_in_a_lesson():

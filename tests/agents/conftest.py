@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from agents.config import plugins
 from agents.config.train import TrainConfig
+
+
+@pytest.fixture(autouse=True)
+def _nothing_imported(monkeypatch):
+    """Let each test begin as a process in which the user has named no plug-ins."""
+    monkeypatch.setattr(plugins, "_own", [])
 
 
 @pytest.fixture

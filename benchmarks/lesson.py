@@ -30,6 +30,7 @@ from rich.console import Console
 from agents.config.presets import starting_values
 from agents.config.train import TrainConfig
 from agents.records.folder import RunFolder
+from agents.tasks import build_task
 from agents.terminal.tables import Column, stacked
 from agents.training.loop import train
 from cory_env.registry import TASKS
@@ -154,7 +155,9 @@ def measure(config: TrainConfig, console: Console) -> Figures:
     if not folder.final_path.exists():
         resume = folder.has_progress()
         train(config, resume=resume, overwrite=not resume, console=console)
-    floor = LessonTask(**config.task_arguments).optimum(knowledge_transfer=False)[-1]
+    task = build_task("lesson", "test", config.task_arguments)
+    assert isinstance(task, LessonTask)
+    floor = task.optimum(knowledge_transfer=False)[-1]
     return figures(folder.read_metrics(), floor + SHARE * (1 - floor))
 
 

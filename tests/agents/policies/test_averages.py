@@ -287,7 +287,7 @@ def test_learning_does_not_know_of_it_and_the_last_iterate_is_kept(tmp_path, toy
     assert tensors.keys() == other_tensors.keys()
     assert all(torch.equal(tensor, other_tensors[key]) for key, tensor in tensors.items())
     folder = averaged.run_folder / "final"
-    assert {path.name for path in folder.iterdir()} == {"llm_0", "llm_1", "last"}
+    assert {path.name for path in folder.iterdir()} == {"llm_0", "llm_1", "last", "critic"}
     for name in TEAM:
         ours, last = (
             next(path.glob("*.safetensors")).read_bytes()
@@ -362,7 +362,7 @@ def test_a_run_cut_in_its_window_ends_with_the_same_snapshots(
         for c in (cut, whole)
     ]
     assert files[0] == files[1]
-    assert len(files[0]) == 4
+    assert len(files[0]) == 5  # two averages, two last iterates, and a critic
 
 
 def test_a_run_that_is_prolonged_averages_over_its_new_window(tmp_path, toy_config):
@@ -394,7 +394,7 @@ def test_snapshots_of_another_window_are_dropped(adapter):
 def test_a_frozen_policy_is_left_as_it_is(toy_config):
     config = toy_config(adapter="lora", average=1.0, freeze="llm_1", swap="never")
     final = train(config, console=QUIET).folder / "final"
-    assert {path.name for path in final.iterdir()} == {"llm_0", "llm_1", "last"}
+    assert {path.name for path in final.iterdir()} == {"llm_0", "llm_1", "last", "critic"}
     assert [path.name for path in (final / "last").iterdir()] == ["llm_0"]
 
 
